@@ -1,0 +1,1 @@
+"""fedlite: federated learning for devices that cannot afford the whole model, in JAX."""

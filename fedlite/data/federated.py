@@ -1,0 +1,92 @@
+"""The one in-memory form of a federated data set.
+
+Examples of all clients of a split lie one client after another in flat arrays; `offsets`
+says where a client begins. The arrays may be `numpy.memmap`, so a split may be larger
+than memory.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedlite.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a federated data set.
+
+    Attributes:
+      arrays: named arrays, each [examples, ...]. Every task reads "x" and "y". Images are
+        uint8 [examples, height, width, channels] and labels int32 [examples]; text is
+        int32 tokens [examples, length] with "y" the token that follows each "x".
+      offsets: int64 [clients + 1]; client `i` owns examples `offsets[i]:offsets[i + 1]`.
+      client_ids: one string a client, unique, in the order of `offsets`.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    offsets: np.ndarray
+    client_ids: tuple[str, ...]
+
+    def __post_init__(self):
+        examples = {name: len(array) for name, array in self.arrays.items()}
+        if not examples or len(set(examples.values())) != 1:
+            raise UserError(f"a split's arrays must be of one length, got {examples}")
+        if len(self.offsets) != len(self.client_ids) + 1:
+            raise UserError(
+                f"{len(self.client_ids)} client ids need {len(self.client_ids) + 1} offsets, "
+                f"got {len(self.offsets)}"
+            )
+        sizes = np.diff(self.offsets)
+        if self.offsets[0] != 0 or (sizes < 0).any() or self.offsets[-1] != self.num_examples:
+            raise UserError(
+                f"offsets must rise from 0 to the number of examples ({self.num_examples}), "
+                f"got {self.offsets[0]} to {self.offsets[-1]}"
+            )
+        if len(set(self.client_ids)) != len(self.client_ids):
+            raise UserError("client ids must be unique")
+
+    @property
+    def num_clients(self) -> int:
+        """The number of clients."""
+        return len(self.client_ids)
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples of all clients."""
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Examples of each client, int64 [clients]."""
+        return np.diff(self.offsets)
+
+    def client(self, index: int) -> dict[str, np.ndarray]:
+        """The examples of client `index`, each [examples of the client, ...]."""
+        begin, end = self.offsets[index], self.offsets[index + 1]
+        return {name: array[begin:end] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FederatedDataset:
+    """A named federated data set.
+
+    Attributes:
+      name: as in a config's `dataset.name`.
+      splits: "train" and "test", and "validation" where the source has one. The clients of
+        a split need not be those of another.
+      num_classes: labels, or the size of the vocabulary.
+      kind: "image" (classification of uint8 images), "text" (classification of token
+        sequences) or "language" (the next token).
+      vocabulary: the tokens by id where there are any, else empty.
+      ignored_tokens: ids that a language task leaves out of accuracy (padding, out of
+        vocabulary, end of sentence); id 0 is always padding and carries no loss.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    num_classes: int
+    kind: str = "image"
+    vocabulary: tuple[str, ...] = ()
+    ignored_tokens: tuple[int, ...] = ()
