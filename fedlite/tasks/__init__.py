@@ -1,1 +1,5 @@
-"""See the modules of this package."""
+"""What a model is trained for: its loss and its metrics."""
+
+from fedlite.tasks.task import Classification, LanguageModel, Task
+
+__all__ = ["Classification", "LanguageModel", "Task"]

@@ -1,0 +1,113 @@
+"""What a round costs one client: parameters, FLOPs and peak memory of its compiled step.
+
+The plain training step is compiled by itself with XLA's own convolution, whatever way the
+engine runs it: a loop's body would be counted once, and vmap or patches would add memory that
+a single device does not need.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedlite.federated.local import LocalPlan, make_step, values
+from fedlite.federated.round import Server
+from fedlite.methods import Keys, Method, View, server_view
+from fedlite.tasks import Task
+from fedlite.wire import Part
+
+
+class ClientCost(NamedTuple):
+    """Of one client of a round.
+
+    Attributes:
+      params: parameters of the client's model, trained or only read.
+      trained_params: those that it trains and returns.
+      flops_per_example: of a training step, forward, backward and update, per example, as
+        XLA's cost analysis of the compiled step counts them.
+      peak_memory_bytes: of a training step at the batch size: arguments + outputs +
+        temporaries - aliases of the compiled step (parameters, optimiser state, batch,
+        activations, gradients).
+      backend: that the step was compiled for.
+    """
+
+    params: int
+    trained_params: int
+    flops_per_example: float
+    peak_memory_bytes: int
+    backend: str
+
+
+def client_cost(
+    task: Task, method: Method, plan: LocalPlan, server: Server, example: dict[str, Any]
+) -> ClientCost:
+    """Compiles one training step of a client.
+
+    Args:
+      task: of the experiment.
+      method: the static answer of `Method.at` for the round.
+      plan: of local training.
+      server: host or device, for shapes alone.
+      example: arrays (or shapes) by name, each [examples, ...].
+    """
+    task = with_xla_convolution(task)
+
+    def received(server):
+        view = server_view(server.params)
+        key = jax.random.key(0)
+        mine = method.init_client(key, view)
+        view, _ = method.select(server.state, mine, Keys(key, key), view)
+        return {k: p.value for k, p in view.trained.items()}, {
+            k: p.value for k, p in view.read.items()
+        }
+
+    trained, read = jax.eval_shape(received, server)
+
+    def view_of(trained, read):
+        return View({k: Part(v) for k, v in trained.items()}, {k: Part(v) for k, v in read.items()})
+
+    def optimizer_of(trained, read):
+        return method.client_optimizer(view_of(trained, read), plan.optimizer.make(0.1))
+
+    def step(trained, opt_state, read, anchor, batch, mask, key):
+        # The optimiser's anchor is what was received, not what is being trained.
+        optimizer = optimizer_of(anchor, read)
+        frozen = values(view_of({}, read).read)
+        return make_step(task, optimizer, frozen)(trained, opt_state, batch, mask, key)
+
+    size = plan.batch_size
+    opt_state = jax.eval_shape(
+        lambda trained, read: optimizer_of(trained, read).init(trained), trained, read
+    )
+    batch = {k: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for k, a in example.items()}
+    mask = jax.ShapeDtypeStruct((size,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    compiled = (
+        jax.jit(step, donate_argnums=(0, 1))
+        .lower(trained, opt_state, read, trained, batch, mask, key)
+        .compile()
+    )
+    memory = compiled.memory_analysis()
+    analysis = compiled.cost_analysis()
+    count = {k: int(np.prod(v.shape)) for k, v in {**read, **trained}.items() if ":" not in k}
+    return ClientCost(
+        params=sum(count.values()),
+        trained_params=sum(count[k] for k in trained),
+        flops_per_example=float(analysis["flops"]) / size,
+        peak_memory_bytes=int(
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        ),
+        backend=jax.default_backend(),
+    )
+
+
+def with_xla_convolution(task: Task) -> Task:
+    """The task with its model's convolutions (if it has any) left to XLA."""
+    if any(field.name == "convolution" for field in dataclasses.fields(task.model)):
+        return dataclasses.replace(task, model=task.model.clone(convolution="xla"))
+    return task

@@ -1,0 +1,289 @@
+"""The engine: compiles rounds and runs them on one or several devices.
+
+How clients are mapped onto a device is set by `clients_per_chunk` and `unroll`; results do
+not depend on it but for float rounding.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedlite.data.federated import Split
+from fedlite.errors import UserError
+from fedlite.federated import devices as devices_lib
+from fedlite.federated.cohort import Layout, lay_out, sample_cohort
+from fedlite.federated.feed import make_feed
+from fedlite.federated.local import ClientOptimizer, LocalPlan
+from fedlite.federated.round import AXIS, RoundPlan, Server, init_server, run_rounds
+from fedlite.federated.store import ClientStore
+from fedlite.methods import Keys, Method, Recipe, server_view
+from fedlite.tasks import Task
+from fedlite.wire import once_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """How rounds run; results depend on it only by float rounding.
+
+    Attributes:
+      batch_size: of a local step (this one does change results).
+      clients_per_chunk: clients that vmap trains together; 0 chooses by the backend.
+      unroll: whether clients and steps are unrolled in the program instead of looped.
+      rounds_per_dispatch: at most so many rounds a program call; 0 chooses.
+      devices: number of devices to use; 0 for all.
+      resident_bytes: a data set up to this size lies on the devices.
+      uniform: whether clients weigh the same, not by their examples (changes results, too).
+    """
+
+    batch_size: int
+    clients_per_chunk: int = 0
+    unroll: bool = False
+    rounds_per_dispatch: int = 0
+    devices: int = 0
+    resident_bytes: int = 2 << 30
+    uniform: bool = False
+
+
+class RoundResult(NamedTuple):
+    """What one round did, on the host.
+
+    Attributes:
+      loss: mean training loss over the cohort's examples.
+      examples: of the cohort.
+      nonfinite: clients that were left out because their update was not finite.
+      ids: int64 [clients].
+      down, up: int64 [clients], bytes on the wire of each.
+      once: bytes that a client of this round receives if it never took part before.
+      padded_steps, real_steps: steps that ran, and that changed something.
+    """
+
+    loss: float
+    examples: int
+    nonfinite: int
+    ids: np.ndarray
+    down: np.ndarray
+    up: np.ndarray
+    once: int
+    padded_steps: int
+    real_steps: int
+
+
+class _Phase(NamedTuple):
+    begin: int
+    method: Method
+    recipe: Recipe
+
+
+class Engine:
+    """Runs rounds of one method on one split."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        method: Method,
+        recipe: Recipe,
+        split: Split,
+        client_optimizer: ClientOptimizer,
+        server_optimizer: optax.GradientTransformation,
+        options: EngineOptions,
+        seed: int,
+    ):
+        available = jax.devices()
+        if options.devices > len(available):
+            raise UserError(
+                f"devices = {options.devices}, but this machine shows {len(available)}; use 0 for "
+                "all, or start with XLA_FLAGS=--xla_force_host_platform_device_count=N"
+            )
+        self.devices = available[: options.devices or len(available)]
+        self.task, self.method, self.recipe = task, method, recipe
+        self.options, self.seed = options, seed
+        self.compile_seconds = 0.0
+        self._split = split
+        self._sizes, self._starts = split.sizes, split.offsets[:-1]
+        self._client_optimizer, self._server_optimizer = client_optimizer, server_optimizer
+        self._feed = make_feed(split, self.devices, options.resident_bytes)
+        self._key = jax.random.key(seed)
+        self._compiled: dict[Any, Any] = {}
+        self._once: dict[Method, int] = {}
+        self._phase: _Phase | None = None
+        self._store: ClientStore | None = None
+
+    def init(self, params: dict[str, jax.Array]) -> Server:
+        """The server before round 0, on the devices."""
+        key = jax.random.fold_in(self._key, 2**31 - 1)
+        self._store = ClientStore(self.method, server_view(params), self._split.num_clients, key)
+        return self.place(init_server(self.method, params, self._server_optimizer, key))
+
+    def place(self, server: Server) -> Server:
+        """A server from the host onto the devices."""
+        if len(self.devices) == 1:
+            # A copy, since the rounds donate their input.
+            return jax.tree.map(lambda leaf: jnp.array(leaf, device=self.devices[0]), server)
+        return devices_lib.replicate(server, self.devices)
+
+    def host(self, server: Server) -> Server:
+        """One device's copy of the server."""
+        return server if len(self.devices) == 1 else devices_lib.unreplicate(server)
+
+    @property
+    def store(self) -> ClientStore:
+        """The clients' own state; there after `init`."""
+        return self._store
+
+    @property
+    def max_rounds(self) -> int:
+        """At most so many rounds run in one call of `run`."""
+        if self.options.unroll or self._store.stateful or self._feed.streams:
+            return 1
+        return self.options.rounds_per_dispatch or 16
+
+    def plan(self, server: Server, round_number: int) -> tuple[Method, Recipe]:
+        """The static answer for a round: the method, and the recipe with its `until`."""
+        phase = self._phase
+        if phase is None or not phase.begin <= round_number < phase.recipe.until:
+            state = self.host(server).state
+            self._phase = phase = _Phase(
+                round_number, *self.method.at(round_number, state, self.recipe)
+            )
+        return phase.method, phase.recipe
+
+    def run(self, server: Server, first: int, count: int) -> tuple[Server, list[RoundResult]]:
+        """Rounds `first` to `first + count - 1`, all of one phase; `server` is used up."""
+        method, recipe = self.plan(server, first)
+        if count > self.max_rounds or first + count > recipe.until:
+            raise ValueError(f"{count} rounds from {first} are not one dispatch")
+        layouts = [self._layout(recipe, first + index) for index in range(count)]
+        fed = self._feed.fetch(layouts)
+        if self._feed.streams and first + count < recipe.until:
+            self._feed.prefetch([self._layout(recipe, first + count)])
+        room = self.max_rounds
+        padded = fed.layouts + [fed.layouts[-1]] * (room - count)
+        # [devices, rounds, chunks, ...]
+        cohorts = jax.tree.map(
+            lambda *leaves: np.stack(leaves, axis=1), *(layout.cohort for layout in padded)
+        )
+        mine = self._store.gather(cohorts.ids)
+        if len(self.devices) == 1:
+            cohorts, mine = jax.tree.map(lambda leaf: leaf[0], (cohorts, mine))
+        lrs = np.full(room, recipe.lr, np.float32)
+        scalars = (np.int32(first), np.int32(count), self._key)
+        arguments = (server, mine, fed.arrays, cohorts, lrs, *scalars)
+        server, mine, metrics = self._program(method, recipe, arguments)(*arguments)
+        metrics = jax.tree.map(np.asarray, metrics)
+        if len(self.devices) == 1:
+            metrics, mine = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (metrics, mine))
+        if self._store.stateful:
+            self._store.scatter(np.stack([fed.layouts[0].cohort.ids], axis=1), mine)
+        once = self._once_bytes(method, server)
+        return server, [
+            _result(layout, jax.tree.map(lambda leaf, i=i: leaf[:, i], metrics), once)
+            for i, layout in enumerate(layouts)
+        ]
+
+    def _layout(self, recipe: Recipe, round_number: int) -> Layout:
+        population = self._split.num_clients
+        ids = sample_cohort(self.seed, round_number, population, recipe.clients)
+        per_chunk = self.options.clients_per_chunk or default_clients_per_chunk(
+            self.devices[0].platform, -(-len(ids) // len(self.devices))
+        )
+        return lay_out(
+            ids,
+            self._sizes[ids],
+            self._starts[ids],
+            devices=len(self.devices),
+            clients_per_chunk=min(per_chunk, -(-len(ids) // len(self.devices))),
+            batch_size=self.options.batch_size,
+            steps=self._local(recipe).max_steps if self.options.unroll else 0,
+        )
+
+    def _local(self, recipe: Recipe) -> LocalPlan:
+        return LocalPlan(
+            optimizer=self._client_optimizer,
+            epochs=recipe.epochs,
+            batch_size=self.options.batch_size,
+            max_size=int(self._sizes.max()),
+            unroll=self.options.unroll,
+        )
+
+    def _program(self, method: Method, recipe: Recipe, arguments):
+        plan = RoundPlan(
+            task=self.task,
+            method=method,
+            local=self._local(recipe),
+            server_optimizer=self._server_optimizer,
+            uniform=self.options.uniform,
+            axis=AXIS if len(self.devices) > 1 else None,
+        )
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(arguments))
+        if (plan, shapes) not in self._compiled:
+            begin = time.perf_counter()
+            function = functools.partial(run_rounds, plan)
+            if plan.axis:
+                mapped = jax.pmap(
+                    function,
+                    AXIS,
+                    in_axes=(0, 0, 0, 0, None, None, None, None),
+                    devices=self.devices,
+                    donate_argnums=0,
+                )
+            else:
+                mapped = jax.jit(function, donate_argnums=0)
+            self._compiled[plan, shapes] = mapped.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - begin
+        return self._compiled[plan, shapes]
+
+    def _once_bytes(self, method: Method, server: Server) -> int:
+        if method not in self._once:
+            self._once[method] = client_once_bytes(method, self.host(server))
+        return self._once[method]
+
+
+def default_clients_per_chunk(platform: str, clients: int) -> int:
+    """How many clients vmap trains together, as `benchmarks/` found.
+
+    On a CPU one at a time is fastest: batched per-client kernels gain nothing there and cost
+    memory. An accelerator wants large batched products.
+    """
+    return 1 if platform == "cpu" else min(clients, 64)
+
+
+def client_once_bytes(method: Method, server: Server) -> int:
+    """Bytes that one client receives once in its life."""
+    once = []
+
+    def received(server):
+        view = server_view(server.params)
+        key = jax.random.key(0)
+        mine = method.init_client(key, view)
+        view, _ = method.select(server.state, mine, Keys(key, key), view)
+        # `once` is static, so it leaves the trace by the side.
+        once.append(once_bytes({**view.trained, **view.read}))
+        return 0
+
+    jax.eval_shape(received, server)
+    return once[0]
+
+
+def _result(layout: Layout, metrics, once: int) -> RoundResult:
+    real = layout.cohort.ids >= 0
+    loss, examples, nonfinite = (np.asarray(leaf)[0] for leaf in metrics[:3])
+    order = np.argsort(layout.cohort.ids[real])
+    down, up = (np.asarray(leaf)[real][order].astype(np.int64) for leaf in metrics[3:])
+    return RoundResult(
+        loss=float(loss),
+        examples=int(examples),
+        nonfinite=int(nonfinite),
+        ids=np.sort(layout.cohort.ids[real]).astype(np.int64),
+        down=down,
+        up=up,
+        once=once,
+        padded_steps=layout.padded_steps,
+        real_steps=layout.real_steps,
+    )

@@ -1,0 +1,228 @@
+"""The algebra of methods: select, deselect, and their composition.
+
+A federated method is a set of pure functions on messages, each with FedAvg as its default.
+What the server holds is a `View` of its parameters; `select` turns it into what one client
+receives, `deselect` turns what the client computed into what it uploads and then into the
+server's shapes. The engine's only rule is
+
+    aggregate = sum_i weight_i cover_i value_i / sum_i weight_i cover_i
+
+over the clients i of the cohort, entry by entry; where nobody claims an entry, it stays as
+it is. Codecs are methods whose select or deselect is the trip over the wire.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from fedlite.errors import UserError
+from fedlite.wire import Part
+
+FOREVER = 2**31 - 1
+
+
+class View(NamedTuple):
+    """What one client holds, as parts by parameter path.
+
+    Attributes:
+      trained: parts that the client trains and whose update it returns.
+      read: parts that it only reads: frozen parameters by their path, and data of a method
+        by "tag:path". A tagged part is cut to a sub-model as the parameter at its path is.
+    """
+
+    trained: dict[str, Part]
+    read: dict[str, Part]
+
+
+class Update(NamedTuple):
+    """What one client returns: parts by path (or "tag:path"), and its weight in the mean."""
+
+    parts: dict[str, Part]
+    weight: Any
+
+
+class Keys(NamedTuple):
+    """Random keys of a round: one that the cohort shares, and the client's own."""
+
+    round: Any
+    client: Any
+
+
+class Report(NamedTuple):
+    """What local training reports; a mean over the cohort where `revise` reads it.
+
+    Attributes:
+      loss: mean training loss over the client's examples, all epochs.
+      examples: the client's number of examples.
+      steps: steps really taken; padding counts nothing.
+      lr_sum: sum of the learning rates of these steps.
+    """
+
+    loss: Any
+    examples: Any
+    steps: Any
+    lr_sum: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A round's static plan; `until` is the first round at which it may change."""
+
+    clients: int
+    epochs: int
+    lr: float
+    until: int = FOREVER
+
+
+class Context(NamedTuple):
+    """What a method may need to know of the experiment when it is built.
+
+    Attributes:
+      axes: the model's `UnitAxes`.
+      shapes: shapes of the server's parameters by path.
+      population: number of clients.
+      clients_per_round: size of the cohort.
+    """
+
+    axes: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    population: int
+    clients_per_round: int
+
+
+class Method:
+    """FedAvg: everything is sent, trained and returned.
+
+    A method is a frozen dataclass, equal by value, since it is a static jit argument. Fields
+    without a default (`axes`, `shapes`, ...) are filled from the `Context`; the others are the
+    options of a config.
+    """
+
+    def init(self, key, view: View) -> Any:
+        """The server's state, in the server's coordinates; its shapes never change."""
+        return ()
+
+    def init_client(self, key, view: View) -> Any:
+        """A client's state before its first round; a store keeps it between rounds."""
+        return ()
+
+    def select(self, state, mine, keys: Keys, view: View) -> tuple[View, Any]:
+        """What one client receives; the context is handed to `deselect` unchanged."""
+        return view, mine
+
+    def client_optimizer(
+        self, view: View, optimizer: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        """How the client's local steps differ."""
+        return optimizer
+
+    def deselect(self, context, update: Update, report: Report) -> tuple[Update, Any]:
+        """The client's upload in the shapes that `select` was given, and its new state."""
+        return update, context
+
+    def revise(self, state, key, params, aggregate, report: Report) -> Any:
+        """The server's turn after the aggregation: new masks, new scores."""
+        return state
+
+    def at(self, round_number: int, state, recipe: Recipe) -> tuple["Method", Recipe]:
+        """The static answer for the rounds from this one to `recipe.until`; on the host."""
+        return self, recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Method):
+    """Methods one inside the other: select runs left to right, deselect right to left."""
+
+    methods: tuple[Method, ...]
+
+    def init(self, key, view):
+        """The states of the methods, each given the view that those before it leave."""
+        states = []
+        outer = view
+        for method, own_key in zip(self.methods, self._split(key)):
+            state, mine = method.init(own_key, view), method.init_client(own_key, view)
+            if jax.tree.leaves((state, mine)) and _shrunk(outer, view):
+                raise UserError(
+                    f"{type(method).__name__} remembers arrays, so in the chain of methods it "
+                    "must stand before the methods that shrink them: put it further left"
+                )
+            states.append(state)
+            view = self._received(method, state, mine, own_key, view)
+        return tuple(states)
+
+    def init_client(self, key, view):
+        """As `init`."""
+        states = []
+        for method, own_key in zip(self.methods, self._split(key)):
+            mine = method.init_client(own_key, view)
+            states.append(mine)
+            view = self._received(method, method.init(own_key, view), mine, own_key, view)
+        return tuple(states)
+
+    def select(self, state, mine, keys, view):
+        """Outer to inner."""
+        contexts = []
+        inner_keys = zip(self._split(keys.round), self._split(keys.client))
+        for method, own, my, key in zip(self.methods, state, mine, inner_keys):
+            view, context = method.select(own, my, Keys(*key), view)
+            contexts.append(context)
+        return view, tuple(contexts)
+
+    def client_optimizer(self, view, optimizer):
+        """Inner to outer, so that the outermost method sees the raw gradient first."""
+        for method in reversed(self.methods):
+            optimizer = method.client_optimizer(view, optimizer)
+        return optimizer
+
+    def deselect(self, context, update, report):
+        """Inner to outer."""
+        mine = []
+        for method, own in reversed(list(zip(self.methods, context))):
+            update, my = method.deselect(own, update, report)
+            mine.append(my)
+        return update, tuple(reversed(mine))
+
+    def revise(self, state, key, params, aggregate, report):
+        """Each method revises its own state."""
+        return tuple(
+            method.revise(own, own_key, params, aggregate, report)
+            for method, own, own_key in zip(self.methods, state, self._split(key))
+        )
+
+    def at(self, round_number, state, recipe):
+        """The recipe passes through, outer to inner."""
+        answers = []
+        for method, own in zip(self.methods, state):
+            method, recipe = method.at(round_number, own, recipe)
+            answers.append(method)
+        return Chain(tuple(answers)), recipe
+
+    def _split(self, key):
+        return [jax.random.fold_in(key, index) for index in range(len(self.methods))]
+
+    @staticmethod
+    def _received(method, state, mine, key, view):
+        # `at` first: before it, a method may not know its static counts.
+        method, _ = method.at(0, state, Recipe(clients=1, epochs=1, lr=0.0))
+        return method.select(state, mine, Keys(key, key), view)[0]
+
+
+def chain(*methods: Method) -> Method:
+    """Composes methods, outermost first; nested chains are flattened, none is FedAvg."""
+    flat = []
+    for method in methods:
+        flat += method.methods if isinstance(method, Chain) else [method]
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat))
+
+
+def server_view(params: Mapping[str, Any]) -> View:
+    """The server's own view: everything trained."""
+    return View({path: Part(value) for path, value in params.items()}, {})
+
+
+def _shrunk(outer: View, inner: View) -> bool:
+    shapes = {path: part.value.shape for path, part in outer.trained.items()}
+    return any(part.value.shape != shapes.get(path) for path, part in inner.trained.items())

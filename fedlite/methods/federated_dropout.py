@@ -1,0 +1,65 @@
+"""Federated dropout: each client trains a random, physically smaller sub-model.
+
+Caldas et al. 2018 (arXiv 1812.07210), section 3; rates that differ by layer: Guliani et al.
+2022 (arXiv 2110.03634). Of a width of n units at rate r a client keeps round((1 - r) n),
+drawn uniformly without replacement. The draw is a function of a seed that server and client
+share, so the indices cost nothing on the wire.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fedlite.errors import UserError
+from fedlite.methods.patterns import check_rules, first_match
+from fedlite.methods.registry import register
+from fedlite.methods.submodel import SubModel, width_names
+
+
+def kept_units(total: int, rate: float) -> int:
+    """round((1 - rate) total), at least 1."""
+    return max(1, round(total * (1 - rate)))
+
+
+@register("federated_dropout")
+@dataclasses.dataclass(frozen=True)
+class FederatedDropout(SubModel):
+    """Random units of each width.
+
+    Attributes:
+      axes: the model's `UnitAxes`.
+      rates: pairs (pattern, rate): the first pattern that matches a width's whole name wins,
+        and a width that none matches is kept whole.
+      per: "client" draws anew for every client and round, "round" once for the cohort.
+      aggregation: "count" or "zero", see `SubModel`.
+      rescale: whether kept units are scaled by 1 / (1 - rate), see `SubModel`.
+    """
+
+    axes: Any
+    rates: tuple[tuple[str, float], ...] = ((".*", 0.5),)
+    per: str = "client"
+    aggregation: str = "count"
+    rescale: bool = False
+
+    def __post_init__(self):
+        self._check()
+        if self.per not in ("client", "round"):
+            raise UserError(f"federated_dropout.per must be client or round, not {self.per!r}")
+        check_rules(self.rates, width_names(self.axes), "federated_dropout.rates", (int, float))
+        for pattern, rate in self.rates:
+            if not 0 <= rate < 1:
+                raise UserError(
+                    f"federated_dropout.rates: {pattern!r} has the rate {rate}; a rate is at "
+                    "least 0 and below 1"
+                )
+
+    def units(self, state, keys, widths):
+        """The head of a random permutation of each width."""
+        key = getattr(keys, self.per)
+        return {
+            width: jax.random.permutation(jax.random.fold_in(key, index), total)[
+                : kept_units(total, first_match(self.rates, width, 0.0))
+            ]
+            for index, (width, total) in enumerate(sorted(widths.items()))
+        }

@@ -1,0 +1,37 @@
+"""FedProx: a proximal term holds local training near the broadcast model.
+
+Li et al. 2020 (arXiv 1812.06127), equation 2: clients minimise f_i(w) + mu/2 ||w - w_t||^2,
+over the parameters that they train.
+"""
+
+import dataclasses
+
+import jax
+import optax
+
+from fedlite.errors import UserError
+from fedlite.methods.algebra import Method
+from fedlite.methods.registry import register
+
+
+@register("fedprox")
+@dataclasses.dataclass(frozen=True)
+class FedProx(Method):
+    """Adds mu (w - w_t) to every local gradient; mu = 0 is FedAvg."""
+
+    mu: float = 0.01
+
+    def __post_init__(self):
+        if self.mu < 0:
+            raise UserError(f"fedprox.mu must be at least 0, not {self.mu}")
+
+    def client_optimizer(self, view, optimizer):
+        """The term's gradient, before whatever the optimiser does."""
+        if self.mu == 0:
+            return optimizer
+        anchor = {path: part.value for path, part in view.trained.items()}
+
+        def pull(gradients, params):
+            return jax.tree.map(lambda g, w, w0: g + self.mu * (w - w0), gradients, params, anchor)
+
+        return optax.chain(optax.stateless(pull), optimizer)

@@ -1,0 +1,101 @@
+"""Layers that several models share.
+
+Every layer computes in `dtype` ("float32" or "bfloat16") and keeps its parameters in
+float32.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedlite.errors import UserError
+from fedlite.models import convolution
+
+DTYPES = ("float32", "bfloat16")
+
+
+def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
+    """Raises UserError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UserError(
+            f"model option {option!r} is {value!r}; use one of {', '.join(map(repr, choices))}"
+        )
+
+
+def check_images(x: jax.Array, model: str, smallest: int = 1) -> None:
+    """Raises UserError unless `x` is [batch, h, w, c] with sides of at least `smallest`."""
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(
+            f"{model} reads float images [batch, height, width, channels], got {x.dtype} "
+            f"{list(x.shape)}; choose an image data set or another model"
+        )
+    if min(x.shape[1:3]) < smallest:
+        raise UserError(
+            f"{model} needs images of at least {smallest}x{smallest}, got "
+            f"{x.shape[1]}x{x.shape[2]}; choose another data set or model"
+        )
+
+
+def check_tokens(x: jax.Array, model: str) -> None:
+    """Raises UserError unless `x` is [batch, length] of integers."""
+    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise UserError(
+            f"{model} reads integer tokens [batch, length], got {x.dtype} {list(x.shape)}; "
+            "choose a text data set or another model"
+        )
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution by `convolution.conv2d`.
+
+    Parameters: kernel [kh, kw, in, features] and, with `use_bias`, bias [features].
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: height and width of the window.
+      strides: step of the window along height and width.
+      padding: "SAME" or "VALID".
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel; the bias starts at zero.
+      implementation: one of `convolution.IMPLEMENTATIONS`.
+      dtype: of the computation and the output.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "SAME"
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    implementation: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, h, w, in] to [batch, oh, ow, features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = convolution.conv2d(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=self.strides,
+            padding=self.padding,
+            implementation=self.implementation,
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+def group_norm(group_size: int, *, name: str, dtype: str) -> nn.GroupNorm:
+    """Group normalisation (arXiv 1803.08494) over consecutive `group_size` channels.
+
+    The channels per group are fixed, not the number of groups: a group keeps its channels, and
+    so its statistics, when others are dropped. A width that carries the layer counts groups.
+    """
+    return nn.GroupNorm(
+        num_groups=None, group_size=group_size, epsilon=1e-5, dtype=dtype, name=name
+    )
