@@ -1,0 +1,1 @@
+"""Experiment configs: one file an experiment, PAPER/DATASET_WHAT.py."""

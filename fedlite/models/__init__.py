@@ -73,12 +73,12 @@ def _checked(option: str, value: Any, default: Any) -> Any:
         return tuple(_checked(option, entry, default[0]) for entry in value)
     if isinstance(default, float) and isinstance(value, numbers.Real):
         return float(value)
-    if isinstance(default, int) and isinstance(value, numbers.Integral) and value is not True:
+    if isinstance(default, bool | str) and isinstance(value, type(default)):
+        return value
+    if type(default) is int and isinstance(value, numbers.Integral) and value is not True:
         if value < 1:
             raise UserError(f"model option {option!r} is {value}; use at least 1")
         return int(value)
-    if isinstance(default, str) and isinstance(value, str):
-        return value
     raise UserError(
         f"model option {option!r} is {value!r}; its default {default!r} shows the type it needs"
     )

@@ -8,7 +8,16 @@ from fedlite.wire.codecs import (
     StochasticUniform,
     parse_codec,
 )
-from fedlite.wire.message import Part, Slot, message_bytes, once_bytes, part_bytes, read, write
+from fedlite.wire.message import (
+    Part,
+    Slot,
+    message_bytes,
+    once_bytes,
+    part_bytes,
+    read,
+    side_bytes,
+    write,
+)
 
 __all__ = [
     "Codec",
@@ -23,5 +32,6 @@ __all__ = [
     "parse_codec",
     "part_bytes",
     "read",
+    "side_bytes",
     "write",
 ]

@@ -83,6 +83,18 @@ def message_bytes(parts: Mapping[str, Part]):
     return sum((part_bytes(part) for part in parts.values()), jnp.int32(0))
 
 
+def side_bytes(parts: Mapping[str, Part]):
+    """The share of `message_bytes` that is side information, an int32 scalar."""
+    return sum(
+        (
+            jnp.where(sent_values(part) > 0, 4 * len(part.side), 0)
+            for part in parts.values()
+            if on_wire(part)
+        ),
+        jnp.int32(0),
+    )
+
+
 def once_bytes(parts: Mapping[str, Part]) -> int:
     """Bytes of a message that a client receives once in its life."""
     return sum(part.once for part in parts.values())

@@ -1,0 +1,62 @@
+"""What every config has. A config is one file with `get_config()`, built on `base`."""
+
+import ml_collections
+
+from fedlite import data, methods, models
+
+
+def base(
+    dataset: str,
+    model: str,
+    method: str,
+    *,
+    dataset_options: dict | None = None,
+    model_options: dict | None = None,
+) -> ml_collections.ConfigDict:
+    """All keys with their defaults.
+
+    Args:
+      dataset: name, see `fedlite.data.DATASETS`; its options become `config.dataset.*`.
+      model: name, see `fedlite.models.NAMES`; its options become `config.model.*`.
+      method: names of methods joined by "+", outermost first. Every method has a section
+        `config.NAME.*` with its options, which counts where `config.method` names it.
+      dataset_options, model_options: values other than the defaults.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.rounds = 100
+    config.clients_per_round = 10
+    config.local_epochs = 1
+    config.batch_size = 20
+    # Clients that vmap trains together; 0: one on a CPU, up to 64 on an accelerator.
+    config.clients_per_chunk = 0
+    # Unroll clients and steps instead of looping: slow to compile.
+    config.unroll = False
+    # At most so many rounds a program call; 0: 16, or 1 where the data is streamed.
+    config.rounds_per_dispatch = 0
+    # Devices to use; 0: all.
+    config.devices = 0
+    config.eval_every = 10
+    config.checkpoint_every = 50
+    # "examples": a client weighs as many as it has; "uniform": all the same.
+    config.client_weighting = "examples"
+    config.client_optimizer = ml_collections.ConfigDict(
+        {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
+    )
+    # name: sgd (FedAvg), momentum (FedAvgM), adagrad, adam or yogi.
+    config.server_optimizer = ml_collections.ConfigDict(
+        {"name": "sgd", "learning_rate": 1.0, "momentum": 0.9, "b1": 0.9, "b2": 0.99, "eps": 1e-3}
+    )
+    config.dataset = ml_collections.ConfigDict(
+        {"name": dataset, **data.dataset_options(dataset), **(dataset_options or {})}
+    )
+    config.model = ml_collections.ConfigDict(
+        {"name": model, **models.model_options(model), **(model_options or {})}
+    )
+    # Of images: standardize each, crop to a size (0: whole), mirror at random.
+    config.task = ml_collections.ConfigDict({"standardize": False, "crop": 0, "flip": False})
+    config.method = method
+    for name in methods.names():
+        if options := methods.options(name):
+            config[name] = ml_collections.ConfigDict(options)
+    return config

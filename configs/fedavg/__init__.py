@@ -1,0 +1,1 @@
+"""FedAvg and its server optimisers."""

@@ -1,0 +1,1 @@
+"""FedPT: partially trainable networks."""

@@ -1,0 +1,230 @@
+"""From a config to an `Experiment`: the edge at which configs are turned into objects.
+
+Everything is checked here, before anything is compiled or written.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from configs import common
+from fedlite import data, methods, models, tasks
+from fedlite.data.federated import FederatedDataset
+from fedlite.errors import UserError
+from fedlite.federated.engine import EngineOptions
+from fedlite.federated.local import ClientOptimizer
+from fedlite.federated.server_optimizer import server_optimizer
+from fedlite.federated.training import Experiment
+from fedlite.models import units
+
+# Key: least and greatest value. Types are those of configs/common.py.
+_RANGES = {
+    "seed": (0, 2**31 - 1),
+    "rounds": (1, 10**7),
+    "clients_per_round": (1, 10**7),
+    "local_epochs": (1, 10**4),
+    "batch_size": (1, 10**6),
+    "clients_per_chunk": (0, 10**6),
+    "rounds_per_dispatch": (0, 10**4),
+    "devices": (0, 10**6),
+    "eval_every": (1, 10**7),
+    "checkpoint_every": (1, 10**7),
+    "client_optimizer.learning_rate": (0.0, 1e6),
+    "client_optimizer.momentum": (0.0, 0.9999999),
+    "client_optimizer.weight_decay": (0.0, 1e6),
+    "client_optimizer.clip": (0.0, 1e9),
+    "server_optimizer.momentum": (0.0, 0.9999999),
+    "server_optimizer.b1": (0.0, 0.9999999),
+    "server_optimizer.b2": (0.0, 0.9999999),
+    "server_optimizer.eps": (1e-12, 1e6),
+    "task.crop": (0, 10**4),
+}
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Checks a config and loads its data.
+
+    Raises:
+      UserError: names the key and the remedy.
+    """
+    given = config.to_dict()
+    for section in ("dataset", "model"):
+        if not isinstance(given.get(section), dict) or "name" not in given[section]:
+            raise UserError(f"the config needs {section}.name; see configs/common.py")
+    dataset_name, model_name = given["dataset"]["name"], given["model"]["name"]
+    known = common.base(dataset_name, model_name, "fedavg").to_dict()
+    _check_keys(given, known, "")
+    _check_values(given)
+    chosen = methods.split_spec(given["method"])
+    effective = _effective(given, known, chosen)
+
+    dataset = data.load(dataset_name, **_options(given["dataset"]))
+    for split in ("train", "test"):
+        if split not in dataset.splits or not dataset.splits[split].num_examples:
+            raise UserError(f"data set {dataset_name!r} has no {split} examples")
+    model = models.build(model_name, num_classes=dataset.num_classes, **_options(given["model"]))
+    task = _task(dataset, given["task"], model)
+    x = dataset.splits["train"].arrays["x"]
+    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    example = jax.eval_shape(lambda x: task.inputs(x, None, False), example)
+    task = _with_axes(task, model, example, model_name, dataset_name)
+
+    population = dataset.splits["train"].num_clients
+    if given["clients_per_round"] > population:
+        raise UserError(
+            f"clients_per_round = {given['clients_per_round']}, but {dataset_name!r} has "
+            f"{population} clients; take at most so many"
+        )
+    context = methods.Context(
+        axes=task.axes,
+        shapes=units.param_shapes(model, example),
+        population=population,
+        clients_per_round=given["clients_per_round"],
+    )
+    method = methods.build_chain(given["method"], context, {k: given.get(k, {}) for k in chosen})
+    params = units.init_params(model, jax.random.key(given["seed"]), example)
+    return Experiment(
+        names={"method": given["method"], "dataset": dataset_name, "model": model_name},
+        config=effective,
+        dataset=dataset,
+        task=task,
+        params=params,
+        method=method,
+        recipe=methods.Recipe(
+            clients=given["clients_per_round"],
+            epochs=given["local_epochs"],
+            lr=given["client_optimizer"]["learning_rate"],
+        ),
+        client_optimizer=ClientOptimizer(
+            **{k: v for k, v in given["client_optimizer"].items() if k != "learning_rate"}
+        ),
+        server_optimizer=server_optimizer(**given["server_optimizer"]),
+        options=EngineOptions(
+            batch_size=given["batch_size"],
+            clients_per_chunk=given["clients_per_chunk"],
+            unroll=given["unroll"],
+            rounds_per_dispatch=given["rounds_per_dispatch"],
+            devices=given["devices"],
+            uniform=given["client_weighting"] == "uniform",
+        ),
+        seed=given["seed"],
+        rounds=given["rounds"],
+        eval_every=given["eval_every"],
+        checkpoint_every=given["checkpoint_every"],
+    )
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str):
+    """Every key of `given` is known and of the default's type, and none is missing."""
+    for key, value in given.items():
+        name = f"{path}{key}"
+        if key not in known:
+            near = ", ".join(sorted(known)) if known else "none"
+            where = f"{path.rstrip('.')} has" if path else "a config has"
+            raise UserError(f"unknown config key {name}: {where} {near}")
+        default = known[key]
+        if isinstance(default, dict):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name} is a section, not {value!r}")
+            _check_keys(value, default, f"{name}.")
+        elif isinstance(default, float) and type(value) is int:
+            continue
+        elif type(value) is not type(default):
+            raise UserError(
+                f"{name} must be of type {type(default).__name__} as its default {default!r}, "
+                f"not {value!r}"
+            )
+    for key in known:
+        if key not in given:
+            raise UserError(f"the config lacks {path}{key}; begin it with configs.common.base()")
+
+
+def _check_values(given: Mapping[str, Any]):
+    for name, (low, high) in _RANGES.items():
+        value = given
+        for key in name.split("."):
+            value = value[key]
+        # Written so that NaN fails.
+        if not low <= value <= high:
+            raise UserError(f"{name} = {value} is out of range: take {low} to {high}")
+    if given["client_optimizer"]["learning_rate"] == 0:
+        raise UserError("client_optimizer.learning_rate must be above 0, or nothing is learned")
+    if given["client_weighting"] not in ("examples", "uniform"):
+        raise UserError(
+            f"client_weighting must be examples or uniform, not {given['client_weighting']!r}"
+        )
+
+
+def _effective(given: dict, known: dict, chosen: list[str]) -> dict[str, Any]:
+    """The config without the sections of methods that do not run, as JSON values."""
+    effective = dict(given)
+    for name in methods.names():
+        if name in chosen or name not in given:
+            continue
+        section = effective.pop(name)
+        for option, value in section.items():
+            if value != known[name][option]:
+                raise UserError(
+                    f"{name}.{option} is set, but method = {given['method']!r} does not run "
+                    f"{name}; add it to the method ({given['method']}+{name}), or leave the "
+                    "option alone"
+                )
+    return json.loads(json.dumps(effective))
+
+
+def _options(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "name"}
+
+
+def _task(dataset: FederatedDataset, section: Mapping[str, Any], model) -> tasks.Task:
+    empty = units.UnitAxes({})
+    if dataset.kind == "language":
+        _refuse_image_options(dataset, section)
+        return tasks.LanguageModel(model, empty, ignored=tuple(dataset.ignored_tokens))
+    if dataset.kind == "text":
+        _refuse_image_options(dataset, section)
+    elif section["crop"] > min(dataset.splits["train"].arrays["x"].shape[1:3]):
+        raise UserError(
+            f"task.crop = {section['crop']} is larger than the images of {dataset.name!r}, "
+            f"{dataset.splits['train'].arrays['x'].shape[1:3]}"
+        )
+    return tasks.Classification(model, empty, **section)
+
+
+def _refuse_image_options(dataset: FederatedDataset, section: Mapping[str, Any]):
+    for key, value in section.items():
+        if value:
+            raise UserError(f"task.{key} is for images, but {dataset.name!r} is text; unset it")
+
+
+def _with_axes(task: tasks.Task, model, example, model_name: str, dataset_name: str) -> tasks.Task:
+    try:
+        axes = units.unit_axes(model, example)
+        out = jax.eval_shape(
+            lambda: units.apply(
+                model,
+                {k: jnp.zeros(s) for k, s in units.param_shapes(model, example).items()},
+                jnp.zeros(example.shape, example.dtype),
+            )
+        )
+    except UserError:
+        raise
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f"model {model_name!r} cannot read the examples of {dataset_name!r}, "
+            f"{np.dtype(example.dtype)}{list(example.shape[1:])}: choose another model.name "
+            f"({str(error).splitlines()[0][:150]})"
+        ) from error
+    expected = 3 if isinstance(task, tasks.LanguageModel) else 2
+    if len(out.shape) != expected:
+        raise UserError(
+            f"model {model_name!r} gives logits of {len(out.shape)} axes, but the task of "
+            f"{dataset_name!r} needs {expected}: choose another model.name"
+        )
+    return dataclasses.replace(task, axes=axes)

@@ -1,0 +1,291 @@
+"""A whole run: rounds, evaluation, checkpoints, metrics, and the summary at its end."""
+
+import dataclasses
+import signal
+import threading
+import time
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tensorboardX
+
+from fedlite.data.federated import FederatedDataset
+from fedlite.errors import UserError
+from fedlite.federated.checkpoint import Checkpoints
+from fedlite.federated.cost import client_cost
+from fedlite.federated.engine import Engine, EngineOptions, RoundResult
+from fedlite.federated.evaluation import Evaluator
+from fedlite.federated.local import ClientOptimizer
+from fedlite.federated.meter import Meter
+from fedlite.federated.progress import ProgressBar
+from fedlite.federated.workdir import Workdir
+from fedlite.methods import Method, Recipe
+from fedlite.tasks import Task
+
+MEGABYTE = 2**20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that a run needs, as objects.
+
+    Attributes:
+      names: "method", "dataset" and "model", for the summary.
+      config: what is kept in config.json and compared on resuming; JSON values.
+      dataset: with the splits "train" and "test".
+      task: model and loss.
+      params: the server's parameters at round 0, by path.
+      method: of the clients and the server.
+      recipe: clients, epochs and learning rate of a round.
+      client_optimizer: of the local steps.
+      server_optimizer: one object for the run.
+      options: of the engine.
+      seed: of cohorts, batches, dropout and codecs.
+      rounds, eval_every, checkpoint_every: in rounds.
+    """
+
+    names: dict[str, str]
+    config: dict[str, Any]
+    dataset: FederatedDataset
+    task: Task
+    params: dict[str, jax.Array]
+    method: Method
+    recipe: Recipe
+    client_optimizer: ClientOptimizer
+    server_optimizer: optax.GradientTransformation
+    options: EngineOptions
+    seed: int
+    rounds: int
+    eval_every: int
+    checkpoint_every: int
+
+
+def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
+    """Runs or resumes an experiment.
+
+    Returns:
+      The summary, or None where a signal stopped the run after a checkpoint.
+
+    Raises:
+      UserError: the directory belongs to another run, or training diverged.
+    """
+    workdir.check(experiment.config)
+    workdir.claim(experiment.config)
+    with _Signals() as stopped:
+        return _Run(experiment, workdir).go(stopped)
+
+
+class _Run:
+    def __init__(self, experiment: Experiment, workdir: Workdir):
+        self.experiment, self.workdir = experiment, workdir
+        train_split = experiment.dataset.splits["train"]
+        self.engine = Engine(
+            task=experiment.task,
+            method=experiment.method,
+            recipe=experiment.recipe,
+            split=train_split,
+            client_optimizer=experiment.client_optimizer,
+            server_optimizer=experiment.server_optimizer,
+            options=experiment.options,
+            seed=experiment.seed,
+        )
+        self.server = self.engine.init(experiment.params)
+        self.meter = Meter(train_split.num_clients)
+        self.evaluators = {
+            name: Evaluator(experiment.task, split)
+            for name, split in experiment.dataset.splits.items()
+            if name != "train"
+        }
+        self.round = 0
+        self.last_saved = -1
+        self.best: dict[str, Any] = {}
+        self.final: dict[str, Any] = {}
+        self.steps = {"padded": 0, "real": 0}
+        self.seconds = {"compile": 0.0, "train": 0.0}
+        self.checkpoints = Checkpoints(workdir.checkpoints)
+        self._resume()
+        self.board = tensorboardX.SummaryWriter(
+            str(workdir.tensorboard), purge_step=self.round + 1 if self.round else None
+        )
+
+    def go(self, stopped: threading.Event) -> dict[str, Any] | None:
+        experiment = self.experiment
+        title = f"{experiment.names['method']} on {experiment.names['dataset']}"
+        try:
+            with ProgressBar(title, experiment.rounds, self.round) as bar:
+                while self.round < experiment.rounds:
+                    self._dispatch(bar)
+                    if self._due(experiment.eval_every):
+                        self._evaluate(bar)
+                    if self._due(experiment.checkpoint_every) or stopped.is_set():
+                        self._save()
+                    if stopped.is_set() and self.round < experiment.rounds:
+                        return None
+            summary = self._summary()
+            self.workdir.write_summary(summary)
+            return summary
+        finally:
+            self.board.close()
+            self.checkpoints.close()
+
+    def _due(self, every: int) -> bool:
+        return self.round % every == 0 or self.round == self.experiment.rounds
+
+    def _dispatch(self, bar: ProgressBar):
+        _, recipe = self.engine.plan(self.server, self.round)
+        ends = [self.round + self.engine.max_rounds, recipe.until, self.experiment.rounds]
+        for every in (self.experiment.eval_every, self.experiment.checkpoint_every):
+            ends.append((self.round // every + 1) * every)
+        begin, compiled = time.perf_counter(), self.engine.compile_seconds
+        self.server, results = self.engine.run(self.server, self.round, min(ends) - self.round)
+        compiled = self.engine.compile_seconds - compiled
+        self.seconds["compile"] += compiled
+        self.seconds["train"] += time.perf_counter() - begin - compiled
+        for result in results:
+            self._account(result)
+        rate = self.meter.client_rounds / max(self.seconds["train"], 1e-9)
+        megabytes = self.meter.total / MEGABYTE
+        bar.update(self.round, loss=results[-1].loss, megabytes=megabytes, rate=rate)
+
+    def _account(self, result: RoundResult):
+        self.round += 1
+        self.meter.add(result)
+        self.steps["padded"] += result.padded_steps
+        self.steps["real"] += result.real_steps
+        values = {
+            "loss": result.loss,
+            "examples": result.examples,
+            "clients": len(result.ids),
+            "nonfinite_clients": result.nonfinite,
+            "down_bytes": int(result.down.sum()),
+            "up_bytes": int(result.up.sum()),
+            "total_bytes": self.meter.total,
+        }
+        self.workdir.append(self.round, "train", values)
+        for name, value in values.items():
+            self.board.add_scalar(f"train/{name}", value, self.round)
+        if result.nonfinite and result.nonfinite == len(result.ids):
+            raise UserError(
+                f"round {self.round}: no client's update is finite; lower "
+                "client_optimizer.learning_rate or set client_optimizer.clip (the last checkpoint "
+                f"in {self.workdir.checkpoints} is untouched)"
+            )
+
+    def _evaluate(self, bar: ProgressBar):
+        params = self.engine.host(self.server).params
+        for name, evaluator in self.evaluators.items():
+            metrics = evaluator(params)
+            values = {"split": name, **metrics, "total_bytes": self.meter.total}
+            self.workdir.append(self.round, "eval", values)
+            for key in ("loss", "accuracy"):
+                self.board.add_scalar(f"{name}/{key}", metrics[key], self.round)
+            if name == "test":
+                self.final = {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
+                if "client_accuracy" in metrics:
+                    self.final["client_accuracy"] = metrics["client_accuracy"]
+                if not self.best or metrics["accuracy"] > self.best["accuracy"]:
+                    self.best = {
+                        "accuracy": metrics["accuracy"],
+                        "loss": metrics["loss"],
+                        "round": self.round,
+                    }
+                bar.evaluated(metrics["accuracy"])
+
+    def _save(self):
+        if self.round == self.last_saved:
+            return
+        self.checkpoints.save(
+            self.round,
+            self.engine.host(self.server),
+            self.engine.store.save(),
+            {
+                "data": fingerprint(self.experiment.dataset),
+                "meter": self.meter.save(),
+                "best": self.best,
+                "final": self.final,
+                "steps": self.steps,
+                "seconds": self.seconds,
+            },
+        )
+        self.last_saved = self.round
+
+    def _resume(self):
+        restored = self.checkpoints.restore(self.engine.host(self.server))
+        if restored is None:
+            self.workdir.rewind(-1)
+            return
+        progress = restored.progress
+        if progress["data"] != fingerprint(self.experiment.dataset):
+            raise UserError(
+                f"{self.workdir.path}: the data of {self.experiment.dataset.name!r} changed since "
+                "this run began; restore it, or use another --workdir"
+            )
+        self.server = self.engine.place(restored.tree)
+        self.engine.store.load(restored.clients)
+        self.meter.load(progress["meter"])
+        self.best, self.final = progress["best"], progress["final"]
+        self.steps, self.seconds = dict(progress["steps"]), dict(progress["seconds"])
+        self.round = self.last_saved = restored.round
+        self.workdir.rewind(self.round)
+
+    def _summary(self) -> dict[str, Any]:
+        experiment = self.experiment
+        host = self.engine.host(self.server)
+        method, recipe = self.engine.plan(self.server, max(self.round - 1, 0))
+        cost = client_cost(
+            experiment.task,
+            method,
+            self.engine.local_plan(recipe),
+            host,
+            experiment.dataset.splits["train"].arrays,
+        )
+        return {
+            **experiment.names,
+            "seed": experiment.seed,
+            "rounds": experiment.rounds,
+            "final": self.final,
+            "best": self.best,
+            "client": cost._asdict(),
+            "bytes": self.meter.summary(),
+            "server_params": sum(int(np.prod(p.shape)) for p in host.params.values()),
+            "seconds": self.seconds,
+            "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
+            "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
+            "privacy": None,
+        }
+
+
+def fingerprint(dataset: FederatedDataset) -> str:
+    """A checksum of the clients and of up to 4,096 examples of each split."""
+    crc = 0
+    for name, split in sorted(dataset.splits.items()):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(split.offsets).tobytes(), crc)
+        rows = np.linspace(0, split.num_examples - 1, min(split.num_examples, 4096)).astype(int)
+        for key, array in sorted(split.arrays.items()):
+            crc = zlib.crc32(key.encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array[rows]).tobytes(), crc)
+    return f"{crc:08x}"
+
+
+class _Signals:
+    """Turns SIGTERM and SIGINT into an event; a second signal has its usual effect."""
+
+    def __enter__(self) -> threading.Event:
+        self._event = threading.Event()
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self._event
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        self._event.set()
+        signal.signal(number, self._previous[number])

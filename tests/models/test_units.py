@@ -1,0 +1,150 @@
+"""Unit axes on small modules whose axes can be written down by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import FrozenDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedlite.models import units
+from fedlite.models.units import UnitAxes, UnitAxis
+
+X = jnp.ones((2, 3))
+
+
+class Net(nn.Module):
+    """Hidden units `a`, then groups of three `b`, without a bias in between."""
+
+    widths: FrozenDict[str, int]
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(self.widths["a"], name="in")(x)
+        x = nn.Dense(3 * self.widths["b"], use_bias=False, name="mid")(x)
+        x = nn.GroupNorm(num_groups=None, group_size=3, name="norm")(x)
+        return nn.Dense(2, name="out")(x)
+
+
+@pytest.fixture(scope="module")
+def axes():
+    return units.unit_axes(Net(FrozenDict(a=4, b=2)), X)
+
+
+def test_axes_by_hand(axes):
+    a, b = UnitAxis("a", 1), UnitAxis("b", 3)
+    assert dict(axes.table) == {
+        "in/kernel": (None, a),
+        "in/bias": (a,),
+        "mid/kernel": (a, b),
+        "norm/scale": (b,),
+        "norm/bias": (b,),
+        "out/kernel": (b, None),
+        "out/bias": (None,),
+    }
+
+
+def test_of_looks_through_tags(axes):
+    assert axes.of("mask:mid/kernel") == axes.of("mid/kernel")
+    with pytest.raises(KeyError, match="'mid/bias' is no parameter"):
+        axes.of("mid/bias")
+
+
+def test_input_axes_by_hand(axes):
+    inputs = {path: axes.input_axes(path) for path in axes.table}
+    assert {k: v for k, v in inputs.items() if v} == {"mid/kernel": (0,), "out/kernel": (0,)}
+    assert axes.input_axes("mask:out/kernel") == (0,)
+
+
+def test_input_axes_are_those_that_a_bias_does_not_have():
+    heads, units_ = UnitAxis("heads", 1), UnitAxis("hidden", 1)
+    table = UnitAxes(
+        FrozenDict(
+            {
+                "query/kernel": (units_, heads, None),
+                "query/bias": (heads, None),
+                "out/kernel": (heads, None, units_),
+                "out/bias": (units_,),
+                "recurrent/kernel": (units_, None, units_),
+                "kernel": (units_, heads),
+            }
+        )
+    )
+    assert table.input_axes("query/kernel") == (0,)
+    assert table.input_axes("out/kernel") == (0,)
+    assert table.input_axes("recurrent/kernel") == (0,)
+    assert table.input_axes("kernel") == (0,)
+    assert table.input_axes("query/bias") == ()
+
+
+@given(a=st.integers(1, 9), b=st.integers(1, 9))
+@settings(max_examples=15, deadline=None)
+def test_widths_are_read_off_shapes(axes, a, b):
+    shapes = units.param_shapes(Net(FrozenDict(a=a, b=b)), X)
+    assert axes.widths(shapes) == {"a": a, "b": b}
+    assert axes.widths({"mask:in/bias": (a,)}) == {"a": a}
+    assert axes.widths({"out/bias": (2,)}) == {}
+
+
+@pytest.mark.parametrize(
+    "shapes, says",
+    [
+        ({"norm/bias": (7,)}, "no whole units of 3"),
+        ({"in/bias": (4,), "mid/kernel": (5, 6)}, "5 units of 'a', other arrays 4"),
+        ({"in/bias": (4, 4)}, "has 2 axes where the model has 1"),
+    ],
+)
+def test_shapes_that_no_submodel_has(axes, shapes, says):
+    with pytest.raises(ValueError, match=says):
+        axes.widths(shapes)
+
+
+class Wrong(nn.Module):
+    """One dense layer of `size(widths)` features."""
+
+    widths: FrozenDict[str, int]
+    fault: str
+
+    @nn.compact
+    def __call__(self, x):
+        a, b = self.widths["a"], self.widths["b"]
+        if self.fault == "state":
+            self.variable("batch_stats", "mean", jnp.zeros, (a,))
+        if self.fault == "layers":
+            for i in range(a):
+                x = nn.Dense(b, name=f"layer{i}")(x)
+            return x
+        size = {"shared": a + b, "offset": a + 1, "unused": a, "state": a}[self.fault]
+        return nn.Dense(size, name="dense")(x)
+
+
+@pytest.mark.parametrize(
+    "fault, says",
+    [
+        ("shared", "depends on two widths, 'a' and 'b'"),
+        ("offset", "3 entries, which are not the 2 units of 'a' with 1 each"),
+        ("unused", "width 'b' changes no parameter"),
+        ("layers", "width 'a' changes which parameters"),
+        ("state", "parameters alone, got"),
+    ],
+)
+def test_widths_that_cannot_be_dropped_are_refused(fault, says):
+    # Two widths on one axis are found before the length is judged only if it fits: 0 + units.
+    widths = FrozenDict(a=2, b=2)
+    with pytest.raises(ValueError, match=says):
+        units.unit_axes(Wrong(widths, fault), X)
+
+
+def test_initialisation_is_replayed_and_independent_of_other_arrays():
+    key = jax.random.key(0)
+    net = Net(FrozenDict(a=4, b=2))
+    first, again = units.init_params(net, key, X), units.init_params(net, key, X)
+    assert list(first) == list(units.param_shapes(net, X))
+    for path in first:
+        np.testing.assert_array_equal(first[path], again[path])
+    wider = units.init_params(Net(FrozenDict(a=4, b=3)), key, X)
+    np.testing.assert_array_equal(first["in/kernel"], wider["in/kernel"])
+    other = units.init_params(net, jax.random.key(1), X)
+    assert not np.array_equal(first["in/kernel"], other["in/kernel"])
