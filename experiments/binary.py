@@ -1,48 +1,63 @@
-"""What the binaries share: one clear line and exit code 2 for bad input."""
+"""What the binaries share: flags, the config's file, and one clear line for bad input."""
 
+import difflib
+import errno
 import functools
+import importlib.machinery
+import importlib.util
 import os
-import pathlib
+import re
 import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from fedlite.errors import UserError
 
 
-def fail(message: str):
+def fail(message: object):
     """Prints one line and exits with code 2."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(2)
 
 
+def define_config() -> flags.FlagHolder:
+    """Defines --config=FILE, with overrides --config.KEY=VALUE; its value is a `ConfigDict`."""
+    holder = config_flags.DEFINE_config_file("config", None, "The config's file.")
+    # ml_collections' own parser hides why a file cannot be loaded until the config is used.
+    flags.FLAGS["config"].parser = _ConfigFile()
+    return holder
+
+
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; whatever is wrong with them or the config file becomes one line."""
+    """Parses flags; whatever is wrong with them or the config's file becomes one line."""
     try:
         rest = flags.FLAGS(argv)
-    except flags.Error as error:
-        fail(_first(error))
-    except FileNotFoundError as error:
-        fail(f"--config: {error.filename or error} is not there; see configs/")
-    except UserError as error:
-        fail(error)
-    except SyntaxError as error:
-        fail(f"--config: {error.filename}:{error.lineno}: {error.msg}")
-    except (AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-        # ml_collections raises these for an unknown key or a value of another type.
-        fail(f"--config: {_first(error)}")
-    if not flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(flags.FLAGS.verbosity)
-    else:
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):
+            fail(f"--{error.flagname} needs a --config=FILE before it; see configs/")
+        fail(_first_line(error))
+    except flags.IllegalFlagValueError as error:
+        cause = error.__context__
+        fail(cause if isinstance(cause, UserError) else _illegal_value(_first_line(error)))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections raises other kinds than absl where an override cannot be applied.
+        fail(_first_line(error))
+    if flags.FLAGS["verbosity"].using_default_value:
         # Orbax tells twenty lines about every checkpoint.
         logging.set_verbosity(logging.WARNING)
+    else:
+        logging.set_verbosity(flags.FLAGS.verbosity)
     if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; options begin with --")
+        fail(f"unexpected argument {rest[1]!r}; options begin with --, see --help")
     return rest
 
 
-def guarded(main):
-    """A `main` whose `UserError` becomes one line and exit code 2."""
+def guarded(main: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
+    """A `main` that ends with one line: code 2 for a `UserError`, 130 for an interruption."""
 
     @functools.wraps(main)
     def run(argv):
@@ -50,6 +65,13 @@ def guarded(main):
             return main(argv)
         except UserError as error:
             fail(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            fail(f"{error}: make room and run the same command again, which resumes")
+        except KeyboardInterrupt:
+            print("interrupted; the same command resumes or begins again", file=sys.stderr)
+            sys.exit(130)
 
     return run
 
@@ -57,20 +79,138 @@ def guarded(main):
 def require(**values):
     """Refuses flags that were not given."""
     for name, value in values.items():
-        if not value:
+        if value is None or value == "":
             fail(f"--{name} is needed; see --help")
 
 
-def enable_compilation_cache():
-    """Keeps compiled programs between runs, so that a second start is fast."""
+def start_jax():
+    """Finds the devices, and keeps compiled programs so that a second start is fast.
+
+    Programs lie in JAX_COMPILATION_CACHE_DIR, else in xla/ in fedlite's cache.
+
+    Raises:
+      UserError: JAX finds no device.
+    """
     import jax
 
-    default = pathlib.Path(os.environ.get("FEDLITE_CACHE", "~/.cache/fedlite")).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(default / "xla"))
+    from fedlite.data import cache
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX_PLATFORMS={platforms}: JAX finds no such device ({_first_line(error)}); unset "
+            "it, or set it to cpu"
+        ) from error
 
 
-def _first(error: Exception) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ "did you mean X? ", or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def unknown_key(path: str, known: Iterable[str]) -> str:
+    """What to say of a config key that does not exist in its section, which has `known`."""
+    section, _, key = path.rpartition(".")
+    has = f"{section or 'a config'} has {', '.join(sorted(known))}"
+    return f"unknown config key {path}: {suggestion(key, known)}{has}"
+
+
+def wrong_type(path: str, value: object, default: object) -> str:
+    """What to say of a value that is not of its default's type."""
+    return f"{path} must be of type {type(default).__name__}, as {default!r} is, not {value!r}"
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Loads FILE or FILE:ARGUMENT and checks the names of the overrides that follow it."""
+
+    syntactic_help = "a Python file with get_config()"
+
+    def __init__(self):
+        self.config: ConfigDict | None = None
+
+    def parse(self, argument: str) -> ConfigDict:
+        file, *rest = argument.split(":", 1)
+        self.config = _load(file, rest)
+        self.config.lock()
+        for override in sys.argv[1:]:
+            # As in ml_collections, `--noconfig.KEY` makes a bool false.
+            if match := re.match(r"--?(?:no)?config\.([^=]*)", override):
+                _check_override(self.config, match.group(1))
+        return self.config
+
+
+def _load(file: str, arguments: list[str]) -> ConfigDict:
+    if os.path.isdir(file):
+        raise UserError(f"--config={file} is a directory; name a file in it")
+    if not os.path.exists(file):
+        raise UserError(f"--config={file} is not there; see configs/ for those that are shipped")
+    loader = importlib.machinery.SourceFileLoader("fedlite_config", file)
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader(loader.name, loader, origin=file)
+    )
+    try:
+        loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        config = get_config(*arguments) if callable(get_config) else None
+    except UserError as error:
+        raise UserError(f"{_place(file, error)}: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}; mend the file") from error
+    except Exception as error:  # The file is the user's: it may raise anything.
+        raise UserError(
+            f"{_place(file, error)}: {type(error).__name__}: {_first_line(error)}; mend the file"
+        ) from error
+    if not callable(get_config):
+        raise UserError(f"{file} has no function get_config(); see configs/fedavg/mnist5k_cnn.py")
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{file}: get_config() returns {type(config).__name__} and no ConfigDict; return what "
+            "configs.common.base() made"
+        )
+    return config
+
+
+def _place(file: str, error: Exception) -> str:
+    """The file and its line at which an exception passed through it."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.abspath(frame.filename) == os.path.abspath(file)
+    ]
+    return f"{file}:{lines[-1]}" if lines else file
+
+
+def _check_override(config: ConfigDict, path: str):
+    section, at = config, ""
+    for key in path.split("."):
+        if not isinstance(section, ConfigDict):
+            raise UserError(f"unknown config key {path}: {at} is a value and no section")
+        at = f"{at}.{key}" if at else key
+        if key not in section:
+            raise UserError(unknown_key(at, section))
+        section = section[key]
+
+
+def _illegal_value(message: str) -> str:
+    match = re.fullmatch(r"flag --config\.([^=]*)=(.*?): .*", message)
+    if not match:
+        return message
+    path, value = match.groups()
+    default = flags.FLAGS["config"].parser.config
+    for key in path.split("."):
+        default = default[key]
+    if isinstance(default, ConfigDict):
+        return f"{path} is a section, not {value}: set its keys, as in --config.{path}.KEY=VALUE"
+    return wrong_type(path, value, default)
+
+
+def _first_line(error: Exception) -> str:
     text = str(error.args[0]) if error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -3,9 +3,12 @@
 Everything is checked here, before anything is compiled or written.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from configs import common
+from experiments import binary
 from fedlite import data, methods, models, tasks
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
@@ -53,22 +57,26 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
       UserError: names the key and the remedy.
     """
-    given = config.to_dict()
-    for section in ("dataset", "model"):
-        if not isinstance(given.get(section), dict) or "name" not in given[section]:
-            raise UserError(f"the config needs {section}.name; see configs/common.py")
-    dataset_name, model_name = given["dataset"]["name"], given["model"]["name"]
+    given = _plain(config)
+    dataset_name = _known_name(given, "dataset", data.DATASETS)
+    model_name = _known_name(given, "model", models.NAMES)
     known = common.base(dataset_name, model_name, "fedavg").to_dict()
     _check_keys(given, known, "")
     _check_values(given)
-    chosen = methods.split_spec(given["method"])
+    with _about("method"):
+        chosen = methods.split_spec(given["method"])
     effective = _effective(given, known, chosen)
 
-    dataset = data.load(dataset_name, **_options(given["dataset"]))
+    with _about("dataset"):
+        dataset = data.load(dataset_name, **_options(given["dataset"]))
     for split in ("train", "test"):
         if split not in dataset.splits or not dataset.splits[split].num_examples:
-            raise UserError(f"data set {dataset_name!r} has no {split} examples")
-    model = models.build(model_name, num_classes=dataset.num_classes, **_options(given["model"]))
+            raise UserError(
+                f"data set {dataset_name!r} has no {split} examples; see the options config.dataset"
+            )
+    with _about("model"):
+        options = _options(given["model"])
+        model = models.build(model_name, num_classes=dataset.num_classes, **options)
     task = _task(dataset, given["task"], model)
     x = dataset.splits["train"].arrays["x"]
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
@@ -87,14 +95,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         population=population,
         clients_per_round=given["clients_per_round"],
     )
-    method = methods.build_chain(given["method"], context, {k: given.get(k, {}) for k in chosen})
-    params = units.init_params(model, jax.random.key(given["seed"]), example)
+    method = _method(chosen, given, context)
     return Experiment(
         names={"method": given["method"], "dataset": dataset_name, "model": model_name},
         config=effective,
         dataset=dataset,
         task=task,
-        params=params,
+        init_params=functools.partial(
+            units.init_params, model, jax.random.key(given["seed"]), example
+        ),
         method=method,
         recipe=methods.Recipe(
             clients=given["clients_per_round"],
@@ -120,29 +129,72 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    try:
+        return config.to_dict()
+    except ml_collections.config_dict.RequiredValueError as error:
+        raise UserError(f"the config has a placeholder that nobody filled: {error}") from error
+
+
+def _known_name(given: Mapping[str, Any], section: str, names: Iterable[str]) -> str:
+    """The name of the data set or the model, checked to be one of `names`."""
+    if not isinstance(given.get(section), dict) or "name" not in given[section]:
+        raise UserError(f"the config needs {section}.name; begin it with configs.common.base()")
+    name = given[section]["name"]
+    if name not in list(names):
+        hint = binary.suggestion(str(name), names)
+        raise UserError(f"{section}.name = {name!r} is unknown: {hint}use {', '.join(names)}")
+    return name
+
+
+@contextlib.contextmanager
+def _about(section: str):
+    """Names the section in errors of objects that do not know where their options come from."""
+    try:
+        yield
+    except UserError as error:
+        known = str(error).startswith((f"{section}.", f"{section} ="))
+        raise UserError(str(error) if known else f"config.{section}: {error}") from error
+
+
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str):
     """Every key of `given` is known and of the default's type, and none is missing."""
     for key, value in given.items():
         name = f"{path}{key}"
         if key not in known:
-            near = ", ".join(sorted(known)) if known else "none"
-            where = f"{path.rstrip('.')} has" if path else "a config has"
-            raise UserError(f"unknown config key {name}: {where} {near}")
+            raise UserError(binary.unknown_key(name, known))
         default = known[key]
         if isinstance(default, dict):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{name} is a section, not {value!r}")
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"{name} is a section, not {value!r}: set its keys, as in {name}.KEY = VALUE"
+                )
             _check_keys(value, default, f"{name}.")
-        elif isinstance(default, float) and type(value) is int:
-            continue
-        elif type(value) is not type(default):
-            raise UserError(
-                f"{name} must be of type {type(default).__name__} as its default {default!r}, "
-                f"not {value!r}"
-            )
+        elif not _same_type(value, default):
+            raise UserError(binary.wrong_type(name, value, default))
+        elif not _all_finite(value):
+            raise UserError(f"{name} = {value} is no finite number; its default is {default!r}")
     for key in known:
         if key not in given:
-            raise UserError(f"the config lacks {path}{key}; begin it with configs.common.base()")
+            raise UserError(
+                f"the config lacks {path}{key}: begin it with configs.common.base() and replace "
+                "no section as a whole"
+            )
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    """Whether a value may stand for its default: an int for a float, a list for a tuple."""
+    if isinstance(default, float):
+        return type(value) in (float, int)
+    if isinstance(default, tuple):
+        return type(value) in (tuple, list)
+    return type(value) is type(default)
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_values(given: Mapping[str, Any]):
@@ -150,7 +202,6 @@ def _check_values(given: Mapping[str, Any]):
         value = given
         for key in name.split("."):
             value = value[key]
-        # Written so that NaN fails.
         if not low <= value <= high:
             raise UserError(f"{name} = {value} is out of range: take {low} to {high}")
     if given["client_optimizer"]["learning_rate"] == 0:
@@ -175,7 +226,23 @@ def _effective(given: dict, known: dict, chosen: list[str]) -> dict[str, Any]:
                     f"{name}; add it to the method ({given['method']}+{name}), or leave the "
                     "option alone"
                 )
-    return json.loads(json.dumps(effective))
+    try:
+        return json.loads(json.dumps(effective, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the config has a value that config.json cannot hold ({error}); use numbers, strings, "
+            "tuples"
+        ) from error
+
+
+def _method(
+    chosen: list[str], given: Mapping[str, Any], context: methods.Context
+) -> methods.Method:
+    built = []
+    for name in chosen:
+        with _about(name):
+            built.append(methods.build(name, context, **given.get(name, {})))
+    return methods.chain(*built)
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,10 @@ checkpoint and exit with 0; bad input exits with 2 before anything is compiled o
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from experiments import binary
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config's file.", lock_config=True)
+_CONFIG = binary.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go.")
 
 
@@ -24,17 +23,17 @@ def main(_):
     from fedlite.federated import training
     from fedlite.federated.workdir import Workdir
 
-    binary.enable_compilation_cache()
+    binary.start_jax()
     workdir = Workdir(_WORKDIR.value)
-    experiment = build(_CONFIG.value)
-    summary = training.train(experiment, workdir)
+    summary = training.train(build(_CONFIG.value), workdir)
     if summary is None:
-        print(f"Stopped after a checkpoint in {workdir.path}; the same command resumes.")
+        print(f"Stopped by a signal; the same command resumes the run in {workdir.path}.")
         return
-    final, megabytes = summary["final"], summary["bytes"]["total"] / training.MEGABYTE
+    final = ", ".join(f"{k} {v:.4f}" for k, v in summary["final"].items() if isinstance(v, float))
+    megabytes = summary["bytes"]["total"] / training.MEGABYTE
     print(
-        f"{summary['method']} on {summary['dataset']}: accuracy {final['accuracy']:.4f}, "
-        f"{megabytes:.1f} MB, summary in {workdir.summary}"
+        f"{summary['method']} on {summary['dataset']}: {final}, {megabytes:.1f} MB, "
+        f"summary in {workdir.summary}"
     )
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -181,7 +180,8 @@ def _build(target: pathlib.Path, wanted: Mapping[str, Any], convert):
     prefix = f".{target.name}.tmp-"
     for abandoned in target.parent.glob(f"{prefix}*"):
         shutil.rmtree(abandoned, ignore_errors=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    temporary = target.with_name(f"{prefix}new")
+    temporary.mkdir()
     writer = Writer(temporary)
     try:
         facts = convert(writer)
@@ -192,8 +192,8 @@ def _build(target: pathlib.Path, wanted: Mapping[str, Any], convert):
             os.fsync(file.fileno())
         if target.exists():
             # Renamed away first: a reader of the old files keeps them until it closes them.
-            old = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-            os.rename(target, old / "old")
+            old = target.with_name(f"{prefix}old")
+            os.rename(target, old)
             shutil.rmtree(old, ignore_errors=True)
         os.rename(temporary, target)
     finally:

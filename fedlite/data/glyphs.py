@@ -42,10 +42,10 @@ _WRITER = 20  # A generator's purpose, beside those of partition.py and splits.p
 
 # Ranges of a writer's habits, and how far one example may stray from them, in em: slant,
 # stretch and size as factors, horizontal and vertical bend, growth of the stroke's half width.
-_LOW = np.array([-0.35, 0.75, 0.85, -0.5, -0.4, -0.004])
-_HIGH = np.array([0.35, 1.25, 1.15, 0.5, 0.4, 0.03])
+_LOW = np.array([-0.5, 0.65, 0.75, -0.8, -0.6, -0.005])
+_HIGH = np.array([0.5, 1.35, 1.25, 0.8, 0.6, 0.035])
 _STRAY = 0.25 * (_HIGH - _LOW)
-_SHIFT = 2.0  # pixels
+_SHIFT = 2.5  # pixels
 
 
 class Outlines(NamedTuple):

@@ -109,9 +109,11 @@ def dirichlet_by_client(
       seed: proportions depend on the seed, `alpha` and the numbers of clients and classes
         alone, so that a test split of the same seed is divided by the same proportions.
       alpha: concentration; towards 0 a client sees one class, towards infinity all equally.
-      classes: the number of classes; 0 counts those in `labels`.
+      classes: the number of classes; 0 for one more than the highest label.
     """
     classes = classes or int(labels.max()) + 1
+    if labels.max() >= classes:
+        raise UserError(f"label {labels.max()} needs classes {labels.max() + 1}, got {classes}")
     proportions = client_proportions(clients, classes, seed, alpha=alpha)
     rng = generator(seed, _ASSIGNMENT)
     order = _sorted_by_label(labels, rng)

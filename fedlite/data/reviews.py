@@ -71,6 +71,10 @@ def rotten_tomatoes(
             "sequence_length and vocabulary_size must be 1 or more, "
             f"got {sequence_length} and {vocabulary_size}"
         )
+    if partition not in ("natural", *partitions.KINDS):
+        raise UserError(
+            f"unknown partition {partition!r}: use natural or one of {', '.join(partitions.KINDS)}"
+        )
     words, labels, films = _reviews()
     pooled = {"review": np.arange(len(labels)), "y": labels}
     cut = {
@@ -81,6 +85,10 @@ def rotten_tomatoes(
     if partition == "natural":
         owners, names = partitions.natural(films)
         everything = splits.split_by(pooled, owners, names)
+        if everything.sizes.max() < min_examples:
+            raise UserError(
+                f"no film has min_examples {min_examples}: set at most {everything.sizes.max()}"
+            )
         reviewed = splits.keep_clients(everything, everything.sizes >= min_examples)
         drawn = splits.draw_clients(reviewed, clients, seed)
         train, test = splits.hold_out_test(drawn, test_clients, test_fraction, seed)

@@ -14,7 +14,7 @@ of accuracy, as in the Stack Overflow baseline.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -81,11 +81,11 @@ def _all_speeches() -> tuple[list[str], np.ndarray]:
     return said, np.array(roles)
 
 
-def _windows(split: Split, encoded: Sequence[np.ndarray], length: int, pack: bool) -> Split:
-    """The split of windows from one of speeches, given by their index."""
+def _windows(split: Split, encode: Callable[[int], np.ndarray], length: int, pack: bool) -> Split:
+    """The split of windows from one of speeches, which are given by their index."""
     clients = {}
     for client, name in enumerate(split.client_ids):
-        sequences = [encoded[speech] for speech in split.client(client)["speech"]]
+        sequences = [encode(speech) for speech in split.client(client)["speech"]]
         if pack:
             sequences = [np.concatenate(sequences)]
         x, y = zip(*(text.windows(sequence, length) for sequence in sequences))
@@ -135,25 +135,33 @@ def shakespeare(
     said, roles = _all_speeches()
     owners, names = partitions.natural(roles)
     spoken = np.bincount(owners, weights=[len(speech) for speech in said])
+    if spoken.max() < min_characters:
+        raise UserError(
+            f"no role says min_characters {min_characters}: set at most {int(spoken.max())}"
+        )
     everything = splits.split_by({"speech": np.arange(len(said))}, owners, names)
     talkative = splits.keep_clients(everything, spoken >= min_characters)
     drawn = splits.draw_clients(talkative, clients, seed)
     train, test = splits.hold_out_test(drawn, test_clients, test_fraction, seed, last=True)
     if level == "word":
-        said = [text.words(speech) for speech in said]
-        heard = (said[speech] for speech in train.arrays["speech"])
+        tokens = text.words
+        heard = (tokens(said[speech]) for speech in train.arrays["speech"])
         vocabulary = text.most_frequent(heard, vocabulary_size)
         ignored = (vocabulary.pad, vocabulary.oov, vocabulary.eos)
     else:
+        tokens = str
         vocabulary = text.Vocabulary(tuple(text.CHARACTERS))
         ignored = (vocabulary.pad,)
-    encoded = [vocabulary.encode_sentence(speech) for speech in said]
+
+    def encode(speech: int) -> np.ndarray:
+        return vocabulary.encode_sentence(tokens(said[speech]))
+
     length = sequence_length or (80 if level == "char" else 20)
     return FederatedDataset(
         name="shakespeare",
         splits=splits.with_validation(
-            _windows(train, encoded, length, pack),
-            _windows(test, encoded, length, pack),
+            _windows(train, encode, length, pack),
+            _windows(test, encode, length, pack),
             validation=validation,
             max_examples_per_client=max_examples_per_client,
             seed=seed,

@@ -246,10 +246,12 @@ def federate(
     """
     known = partitions.partition_options(partition)
     options = {name: value for name, value in options.items() if name in known}
-    labels = np.asarray(train["y"])
+    labels, test_labels = np.asarray(train["y"]), np.asarray(test["y"])
+    if "classes" in known:
+        options["classes"] = int(max(labels.max(), test_labels.max())) + 1
     assignments = partitions.partition(labels, partition, clients, seed, **options)
     test_assignments = partitions.partition_test(
-        np.asarray(test["y"]), partition, seed, labels=labels, assignments=assignments, **options
+        test_labels, partition, seed, labels=labels, assignments=assignments, **options
     )
     names = client_names(clients)
     return with_validation(

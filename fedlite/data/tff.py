@@ -6,8 +6,8 @@ files in the same format do as well, such as those that `scripts/export_tff.py` 
 first load converts a file into a memory-mapped cache (`fedlite.data.cache`), preprocessed as
 TFF's baselines do (`fedlite.data.tff_preprocessing`); the next ones map it.
 
-Clients are those of the file, sorted by id as in TFF. On two cores a conversion takes about
-15 s for EMNIST, and a minute for each two million sentences of Stack Overflow.
+Clients are those of the file, sorted by id as in TFF. A conversion takes a core about 20 s for
+EMNIST, and a minute for every four million sentences of Stack Overflow.
 """
 
 import pathlib

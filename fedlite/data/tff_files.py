@@ -8,9 +8,9 @@ import contextlib
 import lzma
 import os
 import pathlib
+import secrets
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -84,15 +84,15 @@ def find_database(file: str, data_dir: str) -> pathlib.Path:
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file that takes `path`'s place once it has been written to the end."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_words(data_dir: str, size: int) -> text.Vocabulary:

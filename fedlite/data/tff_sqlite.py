@@ -162,6 +162,10 @@ def _database(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             connection.execute(f"PRAGMA cache_size = -{_SORT_MEMORY}")
             _check_schema(connection, path)
+            # SQLite notices missing pages, but takes what is missing of the last as zeros.
+            ((page_size,),) = connection.execute("PRAGMA page_size")
+            if path.stat().st_size % page_size:
+                raise sqlite3.DatabaseError("its last page is incomplete")
             yield connection
     except sqlite3.Error as error:
         if "full" in str(error):

@@ -1,11 +1,14 @@
 """Checkpoints of a run: orbax directories that are whole or not there.
 
-A checkpoint holds the leaves of a tree as flat arrays, their names and shapes, and a small
-JSON of progress. Orbax writes to a temporary name and renames at the end.
+A checkpoint holds the leaves of a tree as flat arrays, the clients' own state, and a small JSON
+of progress with the name, shape, type and checksum of every array. Orbax writes to a temporary
+name and renames at the end.
 """
 
 import json
 import pathlib
+import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Restored(NamedTuple):
@@ -36,22 +40,43 @@ class Checkpoints:
             directory.absolute(),
             item_names=("arrays", "clients", "progress"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=False
+                max_to_keep=keep,
+                create=True,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
             ),
         )
 
-    def save(self, round_number: int, tree: Any, clients: dict[str, np.ndarray], progress: dict):
-        """Writes a checkpoint; when it returns, the checkpoint is on disk."""
+    def save(
+        self,
+        round_number: int,
+        tree: Any,
+        clients: Mapping[str, np.ndarray],
+        progress: Mapping[str, Any],
+    ):
+        """Writes a checkpoint; when it returns, the checkpoint is there.
+
+        Args:
+          round_number: of finished rounds.
+          tree: arrays on the host or a device.
+          clients: arrays by name, any of which may grow from one checkpoint to the next.
+          progress: JSON values.
+        """
         leaves = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        progress = {"format": _FORMAT, "leaves": _describe(tree), **progress}
         # Orbax refuses an empty tree.
         clients = {"none": np.zeros(1), **clients}
+        contents = {
+            "format": _FORMAT,
+            "leaves": _describe(tree),
+            "checksums": _checksums({**leaves, **clients}),
+            "progress": progress,
+        }
         self._manager.save(
             round_number,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave(leaves),
                 clients=ocp.args.StandardSave(clients),
-                progress=ocp.args.JsonSave(progress),
+                progress=ocp.args.JsonSave(contents),
             ),
             force=True,
         )
@@ -60,47 +85,40 @@ class Checkpoints:
     def restore(self, template: Any) -> Restored | None:
         """The newest checkpoint that can be read, or None where there is none.
 
+        Newer ones that cannot be read are removed, since the run will write them again.
+
         Args:
           template: a tree of the shapes that the run has.
 
         Raises:
           UserError: the checkpoint is of another model or method, or none can be read.
         """
-        rounds = sorted(self._manager.all_steps(), reverse=True)
-        for number in rounds:
+        unreadable: list[int] = []
+        reason = ""
+        for number in sorted(self._manager.all_steps(), reverse=True):
             try:
-                loaded = self._manager.restore(
-                    number,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.StandardRestore(),
-                        clients=ocp.args.StandardRestore(),
-                        progress=ocp.args.JsonRestore(),
-                    ),
-                )
-                progress = dict(loaded["progress"])
-                names = progress.pop("leaves")
-                leaves = [np.asarray(loaded["arrays"][f"{i:05d}"]) for i in range(len(names))]
+                contents, leaves, clients = self._read(number)
             except Exception as error:  # Orbax raises many kinds, for a truncated file among them.
-                first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-                logging.warning(
-                    "The checkpoint of round %d cannot be read (%s); trying the one before.",
-                    number,
-                    first_line[:200],
-                )
+                reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
+                unreadable.append(number)
                 continue
-            self._check(number, names, _describe(template))
-            clients = {k: np.asarray(v) for k, v in loaded["clients"].items() if k != "none"}
-            tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
-            if progress.pop("format") != _FORMAT:
-                raise UserError(
-                    f"{self._directory}: the checkpoint of round {number} has another format; "
-                    "resume it with the version that wrote it, or use another --workdir"
+            self._check(number, contents, template)
+            for broken in unreadable:
+                logging.warning(
+                    "The checkpoint of round %d cannot be read (%s): resuming from that of round "
+                    "%d.",
+                    broken,
+                    reason[:200],
+                    number,
                 )
-            return Restored(number, tree, clients, progress)
-        if rounds:
+                self._manager.delete(broken)
+            tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+            return Restored(number, tree, clients, contents["progress"])
+        if unreadable:
             raise UserError(
-                f"{self._directory}: none of the {len(rounds)} checkpoints can be read; restore "
-                "them from a copy, or use another --workdir to begin anew"
+                f"{self._directory}: none of the {len(unreadable)} checkpoints can be read "
+                f"({reason[:200]}); restore them from a copy, or use another --workdir to begin "
+                "anew"
             )
         return None
 
@@ -108,30 +126,75 @@ class Checkpoints:
         """Lets go of orbax's threads."""
         self._manager.close()
 
-    def _check(self, number: int, found: list, expected: list):
-        for there, here in zip(found, expected):
-            if list(there) != list(here):
-                raise UserError(
-                    f"{self._directory}: the checkpoint of round {number} is of another model or "
-                    f"method: it has {_show(there)} where this run has {_show(here)}; use another "
-                    "--workdir"
-                )
-        if len(found) != len(expected):
+    def _read(self, number: int) -> tuple[dict, list[np.ndarray], dict[str, np.ndarray]]:
+        loaded = self._manager.restore(
+            number,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(),
+                clients=ocp.args.StandardRestore(),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        contents = loaded["progress"]
+        if contents["format"] != _FORMAT:
+            return contents, [], {}
+        leaves = {name: np.asarray(value) for name, value in loaded["arrays"].items()}
+        clients = {name: np.asarray(value) for name, value in loaded["clients"].items()}
+        if _checksums({**leaves, **clients}) != contents["checksums"]:
+            raise ValueError("its checksums differ")
+        del clients["none"]
+        return contents, [leaves[name] for name in sorted(leaves)], clients
+
+    def _check(self, number: int, contents: Mapping[str, Any], template: Any):
+        what = f"{self._directory}: the checkpoint of round {number}"
+        if contents["format"] != _FORMAT:
             raise UserError(
-                f"{self._directory}: the checkpoint of round {number} is of another model or "
-                f"method: it has {len(found)} arrays where this run has {len(expected)}; use "
+                f"{what} has another format; resume it with the version that wrote it, or use "
                 "another --workdir"
             )
+        found, expected = contents["leaves"], _describe(template)
+        difference = next(
+            (
+                f"{_show(a)} where this run has {_show(b)}"
+                for a, b in zip(found, expected)
+                if a != b
+            ),
+            f"{len(found)} arrays where this run has {len(expected)}",
+        )
+        if found != expected:
+            raise UserError(
+                f"{what} is of another model or method: it has {difference}; use another --workdir"
+            )
+
+
+def fingerprint(dataset: FederatedDataset) -> str:
+    """A checksum of the clients and of up to 4,096 examples of each split."""
+    crc = 0
+    for name, split in sorted(dataset.splits.items()):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(np.asarray(split.offsets, np.int64).tobytes(), crc)
+        rows = np.linspace(0, split.num_examples - 1, min(split.num_examples, 4096)).astype(int)
+        for key, array in sorted(split.arrays.items()):
+            crc = zlib.crc32(f"{key} {array.dtype} {array.shape}".encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array[rows]).tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def _describe(tree: Any) -> list[list]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
-        [jax.tree_util.keystr(path), list(np.shape(leaf)), str(np.asarray(leaf).dtype)]
-        for path, leaf in leaves
+        [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves
     ]
 
 
-def _show(described) -> str:
+def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    # As bytes: a bfloat16 array has no buffer of its own.
+    return {
+        name: zlib.crc32(np.ascontiguousarray(array).ravel().view(np.uint8))
+        for name, array in arrays.items()
+    }
+
+
+def _show(described: list) -> str:
     name, shape, dtype = described
-    return json.dumps(f"{name} {dtype}{list(shape)}")
+    return json.dumps(f"{name} {dtype}{shape}")

@@ -53,7 +53,9 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, status=status)
         elif time.monotonic() - self._last > self._every or done == self._rounds:
             self._last = time.monotonic()
-            self._console.print(f"{self._title}: round {done}/{self._rounds} {status}")
+            line = f"{self._title}: round {done}/{self._rounds} {status}"
+            # As it is: a log file has no width, and a method's name is no markup.
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def evaluated(self, accuracy: float):
         """After an evaluation."""

@@ -1,10 +1,11 @@
 """A whole run: rounds, evaluation, checkpoints, metrics, and the summary at its end."""
 
+import contextlib
 import dataclasses
 import signal
 import threading
 import time
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import tensorboardX
 
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
-from fedlite.federated.checkpoint import Checkpoints
+from fedlite.federated.checkpoint import Checkpoints, fingerprint
 from fedlite.federated.cost import client_cost
 from fedlite.federated.engine import Engine, EngineOptions, RoundResult
 from fedlite.federated.evaluation import Evaluator
@@ -26,6 +27,8 @@ from fedlite.methods import Method, Recipe
 from fedlite.tasks import Task
 
 MEGABYTE = 2**20
+# A signal waits for the end of a dispatch, so it runs about so long, or one round.
+DISPATCH_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +40,8 @@ class Experiment:
       config: what is kept in config.json and compared on resuming; JSON values.
       dataset: with the splits "train" and "test".
       task: model and loss.
-      params: the server's parameters at round 0, by path.
+      init_params: makes the server's parameters at round 0, by path; called when all else has
+        been found good, since it compiles.
       method: of the clients and the server.
       recipe: clients, epochs and learning rate of a round.
       client_optimizer: of the local steps.
@@ -51,7 +55,7 @@ class Experiment:
     config: dict[str, Any]
     dataset: FederatedDataset
     task: Task
-    params: dict[str, jax.Array]
+    init_params: Callable[[], dict[str, jax.Array]]
     method: Method
     recipe: Recipe
     client_optimizer: ClientOptimizer
@@ -73,9 +77,14 @@ def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
       UserError: the directory belongs to another run, or training diverged.
     """
     workdir.check(experiment.config)
+    # Some errors of a method show only when its state is made: before anything is written.
+    run = _Run(experiment, workdir)
     workdir.claim(experiment.config)
-    with _Signals() as stopped:
-        return _Run(experiment, workdir).go(stopped)
+    try:
+        with _Signals() as stopped:
+            return run.go(stopped)
+    finally:
+        workdir.release()
 
 
 class _Run:
@@ -92,7 +101,7 @@ class _Run:
             options=experiment.options,
             seed=experiment.seed,
         )
-        self.server = self.engine.init(experiment.params)
+        self.server = self.engine.init(experiment.init_params())
         self.meter = Meter(train_split.num_clients)
         self.evaluators = {
             name: Evaluator(experiment.task, split)
@@ -105,31 +114,38 @@ class _Run:
         self.final: dict[str, Any] = {}
         self.steps = {"padded": 0, "real": 0}
         self.seconds = {"compile": 0.0, "train": 0.0}
-        self.checkpoints = Checkpoints(workdir.checkpoints)
-        self._resume()
-        self.board = tensorboardX.SummaryWriter(
-            str(workdir.tensorboard), purge_step=self.round + 1 if self.round else None
-        )
+        self.pace: float | None = None
 
     def go(self, stopped: threading.Event) -> dict[str, Any] | None:
         experiment = self.experiment
         title = f"{experiment.names['method']} on {experiment.names['dataset']}"
-        try:
-            with ProgressBar(title, experiment.rounds, self.round) as bar:
-                while self.round < experiment.rounds:
-                    self._dispatch(bar)
-                    if self._due(experiment.eval_every):
-                        self._evaluate(bar)
-                    if self._due(experiment.checkpoint_every) or stopped.is_set():
-                        self._save()
-                    if stopped.is_set() and self.round < experiment.rounds:
-                        return None
+        with contextlib.closing(Checkpoints(self.workdir.checkpoints)) as self.checkpoints:
+            self._resume()
+            if self.round < experiment.rounds:
+                with (
+                    ProgressBar(title, experiment.rounds, self.round) as bar,
+                    self._open_board() as self.board,
+                ):
+                    self._rounds(bar, stopped)
+            if self.round < experiment.rounds:
+                return None
             summary = self._summary()
             self.workdir.write_summary(summary)
             return summary
-        finally:
-            self.board.close()
-            self.checkpoints.close()
+
+    def _rounds(self, bar: ProgressBar, stopped: threading.Event):
+        while self.round < self.experiment.rounds and not stopped.is_set():
+            self._dispatch(bar)
+            if self._due(self.experiment.eval_every):
+                self._evaluate(bar)
+            if self._due(self.experiment.checkpoint_every):
+                self._save()
+        if self.round:
+            self._save()
+
+    def _open_board(self) -> tensorboardX.SummaryWriter:
+        # What a killed run showed of rounds that come again is hidden.
+        return tensorboardX.SummaryWriter(str(self.workdir.tensorboard), purge_step=self.round + 1)
 
     def _due(self, every: int) -> bool:
         return self.round % every == 0 or self.round == self.experiment.rounds
@@ -139,11 +155,16 @@ class _Run:
         ends = [self.round + self.engine.max_rounds, recipe.until, self.experiment.rounds]
         for every in (self.experiment.eval_every, self.experiment.checkpoint_every):
             ends.append((self.round // every + 1) * every)
+        # The first dispatch is one round, to see how long it takes.
+        fast = 1 if self.pace is None else int(DISPATCH_SECONDS / self.pace)
+        ends.append(self.round + max(1, fast))
         begin, compiled = time.perf_counter(), self.engine.compile_seconds
         self.server, results = self.engine.run(self.server, self.round, min(ends) - self.round)
         compiled = self.engine.compile_seconds - compiled
+        elapsed = time.perf_counter() - begin - compiled
+        self.pace = elapsed / len(results)
         self.seconds["compile"] += compiled
-        self.seconds["train"] += time.perf_counter() - begin - compiled
+        self.seconds["train"] += elapsed
         for result in results:
             self._account(result)
         rate = self.meter.client_rounds / max(self.seconds["train"], 1e-9)
@@ -167,7 +188,7 @@ class _Run:
         self.workdir.append(self.round, "train", values)
         for name, value in values.items():
             self.board.add_scalar(f"train/{name}", value, self.round)
-        if result.nonfinite and result.nonfinite == len(result.ids):
+        if result.nonfinite and not result.examples:
             raise UserError(
                 f"round {self.round}: no client's update is finite; lower "
                 "client_optimizer.learning_rate or set client_optimizer.clip (the last checkpoint "
@@ -197,6 +218,8 @@ class _Run:
     def _save(self):
         if self.round == self.last_saved:
             return
+        # Tensorboard's events of these rounds are not written again either.
+        self.board.flush()
         self.checkpoints.save(
             self.round,
             self.engine.host(self.server),
@@ -258,19 +281,6 @@ class _Run:
         }
 
 
-def fingerprint(dataset: FederatedDataset) -> str:
-    """A checksum of the clients and of up to 4,096 examples of each split."""
-    crc = 0
-    for name, split in sorted(dataset.splits.items()):
-        crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(split.offsets).tobytes(), crc)
-        rows = np.linspace(0, split.num_examples - 1, min(split.num_examples, 4096)).astype(int)
-        for key, array in sorted(split.arrays.items()):
-            crc = zlib.crc32(key.encode(), crc)
-            crc = zlib.crc32(np.ascontiguousarray(array[rows]).tobytes(), crc)
-    return f"{crc:08x}"
-
-
 class _Signals:
     """Turns SIGTERM and SIGINT into an event; a second signal has its usual effect."""
 
@@ -284,8 +294,8 @@ class _Signals:
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def _handle(self, number, frame):
         self._event.set()
-        signal.signal(number, self._previous[number])
+        signal.signal(number, self._previous[number] or signal.SIG_DFL)

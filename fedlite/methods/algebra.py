@@ -166,7 +166,7 @@ class Chain(Method):
         """Outer to inner."""
         contexts = []
         inner_keys = zip(self._split(keys.round), self._split(keys.client))
-        for method, own, my, key in zip(self.methods, state, mine, inner_keys):
+        for method, own, my, key in zip(self.methods, state, mine, inner_keys, strict=True):
             view, context = method.select(own, my, Keys(*key), view)
             contexts.append(context)
         return view, tuple(contexts)
@@ -180,7 +180,7 @@ class Chain(Method):
     def deselect(self, context, update, report):
         """Inner to outer."""
         mine = []
-        for method, own in reversed(list(zip(self.methods, context))):
+        for method, own in reversed(list(zip(self.methods, context, strict=True))):
             update, my = method.deselect(own, update, report)
             mine.append(my)
         return update, tuple(reversed(mine))
@@ -189,13 +189,13 @@ class Chain(Method):
         """Each method revises its own state."""
         return tuple(
             method.revise(own, own_key, params, aggregate, report)
-            for method, own, own_key in zip(self.methods, state, self._split(key))
+            for method, own, own_key in zip(self.methods, state, self._split(key), strict=True)
         )
 
     def at(self, round_number, state, recipe):
         """The recipe passes through, outer to inner."""
         answers = []
-        for method, own in zip(self.methods, state):
+        for method, own in zip(self.methods, state, strict=True):
             method, recipe = method.at(round_number, own, recipe)
             answers.append(method)
         return Chain(tuple(answers)), recipe

@@ -1,41 +1,51 @@
 """Convolution and max pooling that stay fast in loops and over per-client kernels.
 
-XLA's own convolution is slow inside a loop on a CPU (jax #12868) and turns into a grouped
-convolution under `vmap` over kernels (jax #13800); a federated round has both. A convolution
-written as patches times a matrix (im2col) has neither trouble.
+A round trains clients one after another inside loops, each with kernels of its own. On a CPU
+XLA's convolution is some 25 times slower inside a loop (jax #12868), and `vmap` over kernels
+makes of it a grouped convolution, slow on a GPU too (jax #13800). Written as matrix products
+a convolution has neither trouble. Three implementations, equal up to rounding:
+
+* "xla": `lax.conv_general_dilated`. The reference, and what a client's cost is compiled with.
+* "patches": every window as a row of a matrix, times the kernel (im2col).
+* "winograd": F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural
+  Networks" (arXiv:1509.09308, section 4): 3x3 windows with stride 1 for a quarter of the
+  multiplications, with tiles a quarter as large as patches. Its rounding error is some ten
+  times that of patches (2e-5 to 5e-5 of the result's deviation), so it is kept to float32 and
+  wider, and a convolution it doesn't fit falls back to patches.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fedlite.errors import UserError
 
-IMPLEMENTATIONS = ("auto", "xla", "patches")
+IMPLEMENTATIONS = ("auto", "xla", "patches", "winograd")
 
+_FEW_CHANNELS = 4  # Up to here one row a window position is the faster layout of patches.
 
-def _pads(size: int, window: int, stride: int, padding: str) -> tuple[int, int]:
-    """How many elements to add before and after an axis, as XLA does."""
-    if padding == "VALID":
-        return 0, 0
-    total = max((math.ceil(size / stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
-
-
-def _shifts(
-    x: jax.Array, window: tuple[int, int], strides: tuple[int, int], padding: str, fill: float
-) -> list[jax.Array]:
-    """For each window position, row by row, the strided slice [n, oh, ow, c] of `x` it sees."""
-    pads = [_pads(x.shape[a + 1], window[a], strides[a], padding) for a in (0, 1)]
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
-    spans = [(x.shape[a + 1] - window[a]) // strides[a] * strides[a] + 1 for a in (0, 1)]
-    return [
-        x[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]]
-        for i in range(window[0])
-        for j in range(window[1])
+# Lavin and Gray, equation 14, for the interpolation points 0, 1, -1, 2, -2 and infinity.
+_INPUT_TRANSFORM = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
     ]
+)
+_KERNEL_TRANSFORM = (
+    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+)
+_OUTPUT_TRANSFORM = np.array(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+)
+_TILE = 4  # Outputs a tile has along each axis.
 
 
 def conv2d(
@@ -46,17 +56,20 @@ def conv2d(
     padding: str = "VALID",
     implementation: str = "auto",
 ) -> jax.Array:
-    """Two-dimensional cross-correlation, as in `lax.conv_general_dilated`.
+    """Two-dimensional cross-correlation, as `lax.conv_general_dilated` has it.
+
+    "auto" is "winograd" on a CPU, "patches" on a GPU and "xla" elsewhere. All but "xla" are
+    differentiable in reverse mode only.
 
     Args:
       x: [n, h, w, c].
-      kernel: [kh, kw, c, d].
+      kernel: [kh, kw, c, d], of x's type.
       strides: step of the window along h and w.
       padding: "SAME" or "VALID".
-      implementation: one of `IMPLEMENTATIONS`; "auto" picks the one that was measured fastest.
+      implementation: one of `IMPLEMENTATIONS`.
 
     Returns:
-      [n, oh, ow, d], in x's type.
+      [n, oh, ow, d], of x's type.
 
     Raises:
       UserError: `padding` or `implementation` is unknown.
@@ -65,31 +78,210 @@ def conv2d(
         raise UserError(f"convolution {implementation!r} is unknown; use one of {IMPLEMENTATIONS}")
     if padding not in ("SAME", "VALID"):
         raise UserError(f"padding {padding!r} is unknown; use 'SAME' or 'VALID'")
+    if implementation == "auto":
+        backends = {"cpu": "winograd", "gpu": "patches"}
+        implementation = backends.get(jax.default_backend(), "xla")
     if implementation == "xla":
         return lax.conv_general_dilated(
             x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    patches = jnp.concatenate(_shifts(x, kernel.shape[:2], strides, padding, 0), axis=-1)
+    if implementation == "winograd" and _suits_winograd(x, kernel, strides):
+        return _winograd_conv(x, kernel, padding)
+    if x.shape[-1] <= _FEW_CHANNELS:
+        return _few_channels_conv(x, kernel, strides, padding)
+    patches = jnp.concatenate(_shifts(x, kernel.shape[:2], strides, padding), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """Maximum over non-overlapping squares; rows and columns that fill no window are cut.
+def _pads(size: int, window: int, stride: int, padding: str) -> tuple[int, int]:
+    """How many elements XLA adds before and after an axis."""
+    if padding == "VALID":
+        return 0, 0
+    total = max((math.ceil(size / stride) - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2
 
-    The gradient of tied maxima is shared among them equally, where XLA's select-and-scatter
-    (slow on a CPU) gives it to the first.
+
+def _shifts(
+    x: jax.Array,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    padding: str,
+    fill: float = 0,
+) -> list[jax.Array]:
+    """The slice [n, oh, ow, c] of `x` that each position of the window sees, row by row."""
+    pads = [_pads(x.shape[i + 1], window[i], strides[i], padding) for i in (0, 1)]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    spans = [(x.shape[i + 1] - window[i]) // strides[i] * strides[i] + 1 for i in (0, 1)]
+    return [
+        x[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def _contract_first(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a^T b, [k, o] and [k, p] to [o, p].
+
+    With the first axis as the contracted one, XLA's CPU backend computes products of a few
+    rows and very many columns several times faster than in the usual order.
+    """
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _few_channels_conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
+) -> jax.Array:
+    """`conv2d` by patches that lie as [kh * kw * c, n * oh * ow]."""
+    shifts = _shifts(x, kernel.shape[:2], strides, padding)
+    patches = jnp.concatenate([jnp.moveaxis(shift, -1, 0) for shift in shifts])
+    y = _columns_times_kernel(
+        patches.reshape(len(patches), -1), kernel.reshape(-1, kernel.shape[-1])
+    )
+    return y.reshape(*shifts[0].shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _columns_times_kernel(patches: jax.Array, kernel: jax.Array) -> jax.Array:
+    """patches^T kernel, [k, p] and [k, d] to [p, d]."""
+    return _contract_first(patches, kernel)
+
+
+def _columns_backward(residuals, dy):
+    # Automatic differentiation has dy^T first, which costs transposes of dy and of patches.
+    patches, kernel = residuals
+    return lax.dot_general(kernel, dy, (((1,), (1,)), ((), ()))), patches @ dy
+
+
+_columns_times_kernel.defvjp(lambda p, k: (_contract_first(p, k), (p, k)), _columns_backward)
+
+
+def _suits_winograd(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> bool:
+    """Whether Winograd's algorithm applies, is exact enough and can pay."""
+    return (
+        kernel.shape[:2] == (3, 3)
+        and tuple(strides) == (1, 1)
+        and x.dtype in (jnp.float32, jnp.float64)
+        and min(kernel.shape[2:]) > _FEW_CHANNELS
+        and min(x.shape[1:3]) > _TILE
+    )
+
+
+def _winograd_conv(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    """`conv2d` of 3x3 windows with stride 1."""
+    same = padding == "SAME"
+    sizes = [size if same else size - 2 for size in x.shape[1:3]]
+    # Whole tiles, and one more beyond the last, whose first two lines the last tile reads.
+    padded = [(math.ceil(size / _TILE) + 1) * _TILE for size in sizes]
+    pads = [(int(same), p - size - int(same)) for p, size in zip(padded, x.shape[1:3])]
+    y = _winograd(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel)
+    return y[:, : sizes[0], : sizes[1]]
+
+
+def _tiles(x: jax.Array, size: int) -> jax.Array:
+    """Cuts squares of a side of `size` that begin at every fourth row and column.
+
+    Args:
+      x: [n, 4 * h, 4 * w, c].
+      size: 4, or 6 for squares that overlap; those have no square at the last h and w.
+
+    Returns:
+      [size * size, n, h or h - 1, w or w - 1, c].
+    """
+    n, h, w, c = x.shape
+    overlap = size - _TILE
+    x = x.reshape(n, h // _TILE, _TILE, w // _TILE, _TILE, c)
+    h, w = h // _TILE - (overlap > 0), w // _TILE - (overlap > 0)
+    lines = []
+    for i in range(size):
+        line = x[:, i // _TILE : i // _TILE + h, i % _TILE]
+        line = jnp.concatenate([line[:, :, :w], line[:, :, -w:, :overlap]], axis=3)
+        lines.append(line.transpose(3, 0, 1, 2, 4))
+    # One transpose of all lines would read better, but compiles to a loop of scalar copies.
+    return jnp.concatenate(lines)
+
+
+def _untiles(tiles: jax.Array, size: int) -> jax.Array:
+    """The transpose of `_tiles`: puts squares in their places, adding where they overlap."""
+    x = tiles.reshape(size, size, *tiles.shape[1:])
+    if size > _TILE:
+        rest = 2 * _TILE - size
+        x = jnp.pad(x[:, :_TILE], ((0, 0),) * 4 + ((0, 1), (0, 0))) + jnp.pad(
+            x[:, _TILE:], ((0, 0), (0, rest), (0, 0), (0, 0), (1, 0), (0, 0))
+        )
+        x = jnp.pad(x[:_TILE], ((0, 0),) * 3 + ((0, 1), (0, 0), (0, 0))) + jnp.pad(
+            x[_TILE:], ((0, rest), (0, 0), (0, 0), (1, 0), (0, 0), (0, 0))
+        )
+    _, _, n, h, w, c = x.shape
+    return x.transpose(2, 3, 0, 4, 1, 5).reshape(n, h * _TILE, w * _TILE, c)
+
+
+def _transform(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    """Applies `matrix` [o, k] to rows and to columns of x [k * k, ...], giving [o * o, ...]."""
+    both = np.kron(matrix, matrix).T
+    y = _contract_first(jnp.asarray(both, x.dtype), x.reshape(len(x), -1))
+    return y.reshape(-1, *x.shape[1:])
+
+
+@jax.custom_vjp
+def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[n, 4 * h + 4, 4 * w + 4, c] and [3, 3, c, d] to [n, 4 * h, 4 * w, d]."""
+    return _winograd_forward(x, kernel)[0]
+
+
+def _winograd_forward(x, kernel):
+    u = _transform(_KERNEL_TRANSFORM, kernel.reshape(9, *kernel.shape[2:]))
+    v = _transform(_INPUT_TRANSFORM, _tiles(x, 6))
+    y = _transform(_OUTPUT_TRANSFORM, jnp.einsum("kntsc,kcd->kntsd", v, u))
+    return _untiles(y, 4), (u, v)
+
+
+def _winograd_backward(residuals, dy):
+    # By hand, because the transposes that automatic differentiation writes are slow.
+    u, v = residuals
+    dm = _transform(_OUTPUT_TRANSFORM.T, _tiles(dy, 4))
+    dx = _untiles(_transform(_INPUT_TRANSFORM.T, jnp.einsum("kntsd,kcd->kntsc", dm, u)), 6)
+    du = jnp.einsum("kntsc,kntsd->kcd", v, dm)
+    return dx, _transform(_KERNEL_TRANSFORM.T, du).reshape(3, 3, *du.shape[1:])
+
+
+_winograd.defvjp(_winograd_forward, _winograd_backward)
+
+
+def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """Maximum over non-overlapping squares; rows and columns that fill no square are cut.
+
+    Of tied values the first, row by row, gets the gradient, as with `lax.reduce_window`, whose
+    own backward pass (select-and-scatter) is many times slower on a CPU.
 
     Args:
       x: [n, h, w, c].
-      window: side of the square.
+      window: side of the square, at most 11.
 
     Returns:
       [n, h // window, w // window, c].
     """
     n, h, w, c = x.shape
     h, w = h // window, w // window
-    x = x[:, : h * window, : w * window]
-    return x.reshape(n, h, window, w, window, c).max((2, 4))
+    squares = x[:, : h * window, : w * window].reshape(n, h, window, w, window, c)
+    return _max_of_squares(squares, window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_of_squares(x: jax.Array, window: int) -> jax.Array:
+    """[n, h, window, w, window, c] to [n, h, w, c]."""
+    return _max_of_squares_forward(x, window)[0]
+
+
+def _max_of_squares_forward(x, window):
+    return _argmax([x[:, :, i, :, j] for i in range(window) for j in range(window)])
+
+
+def _max_of_squares_backward(window, winner, dy):
+    place = jnp.arange(window * window, dtype=winner.dtype).reshape(window, 1, window, 1)
+    return (jnp.where(winner[:, :, None, :, None] == place, dy[:, :, None, :, None], 0),)
+
+
+_max_of_squares.defvjp(_max_of_squares_forward, _max_of_squares_backward)
 
 
 def max_pool_general(
@@ -98,7 +290,7 @@ def max_pool_general(
     strides: tuple[int, int] = (2, 2),
     padding: str = "SAME",
 ) -> jax.Array:
-    """Maximum over windows that may overlap.
+    """Maximum over windows that may overlap; ties as in `max_pool`.
 
     Args:
       x: [n, h, w, c].
@@ -107,9 +299,34 @@ def max_pool_general(
       padding: "SAME" (with minus infinity) or "VALID".
 
     Returns:
-      [n, oh, ow, c]. Each of two tied values gets half of the gradient.
+      [n, oh, ow, c].
     """
-    result, *rest = _shifts(x, window, strides, padding, -jnp.inf)
-    for shift in rest:
-        result = jnp.maximum(result, shift)
-    return result
+    return _first_max(_shifts(x, window, strides, padding, -jnp.inf))
+
+
+@jax.custom_vjp
+def _first_max(values: list[jax.Array]) -> jax.Array:
+    """Elementwise maximum, whose gradient goes to the first of tied values."""
+    return _argmax(values)[0]
+
+
+def _argmax(values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The elementwise maximum and, int8, the first of `values` that has it."""
+    largest = functools.reduce(jnp.maximum, values)
+    winner = jnp.full(largest.shape, len(values) - 1, jnp.int8)
+    for i in reversed(range(len(values) - 1)):
+        winner = jnp.where(values[i] == largest, jnp.int8(i), winner)
+    return largest, winner
+
+
+def _first_max_forward(values):
+    largest, winner = _argmax(values)
+    return largest, (winner, len(values) * (None,))
+
+
+def _first_max_backward(residuals, dy):
+    winner, values = residuals
+    return ([jnp.where(winner == i, dy, 0) for i in range(len(values))],)
+
+
+_first_max.defvjp(_first_max_forward, _first_max_backward)

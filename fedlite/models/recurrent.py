@@ -15,6 +15,10 @@ from jax import lax
 
 from fedlite.models import layers
 
+# One object each: initialisers compare by identity, and modules that hold them by value.
+_GLOROT = nn.initializers.glorot_uniform()
+_HE = nn.initializers.he_normal()
+
 
 def _scan(gates: jax.Array, kernel: jax.Array) -> jax.Array:
     def step(carry, gates):
@@ -89,7 +93,7 @@ class Lstm(nn.Module):
     """
 
     hidden: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    kernel_init: nn.initializers.Initializer = _GLOROT
     dtype: str = "float32"
 
     @nn.compact
@@ -122,7 +126,7 @@ class LstmLm(nn.Module):
     widths: FrozenDict[str, int]
     embed: int
     projected: bool
-    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    kernel_init: nn.initializers.Initializer = _GLOROT
     dtype: str = "float32"
 
     @nn.compact
@@ -130,15 +134,14 @@ class LstmLm(nn.Module):
         """Maps tokens [batch, length] to float32 logits [batch, length, num_classes]."""
         layers.check_tokens(x, "an LSTM")
         x = nn.Embed(self.num_classes, self.embed, dtype=self.dtype, name="embed")(x)
-        init = nn.initializers.glorot_uniform()
         for i in range(1, len(self.widths) + 1):
             hidden = self.widths[f"lstm{i}"]
             x = Lstm(hidden, self.kernel_init, self.dtype, name=f"lstm{i}")(x)
             if self.projected:
-                x = nn.Dense(self.embed, kernel_init=init, dtype=self.dtype, name=f"projection{i}")(
-                    x
-                )
-        x = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+                x = nn.Dense(
+                    self.embed, kernel_init=_GLOROT, dtype=self.dtype, name=f"projection{i}"
+                )(x)
+        x = nn.Dense(self.num_classes, kernel_init=_GLOROT, dtype=self.dtype, name="logits")(x)
         return x.astype("float32")
 
 
@@ -155,7 +158,7 @@ def char_lstm(
       dtype: of the computation, "float32" or "bfloat16".
     """
     widths = FrozenDict(lstm1=lstm1, lstm2=lstm2)
-    return LstmLm(num_classes, widths, embed, False, nn.initializers.he_normal(), dtype)
+    return LstmLm(num_classes, widths, embed, False, _HE, dtype)
 
 
 def word_lstm(

@@ -17,6 +17,8 @@ from fedlite.models import convolution, layers
 
 STEMS = ("imagenet", "cifar")
 
+_INIT = nn.initializers.he_normal()
+
 
 class BasicBlock(nn.Module):
     """norm, ReLU, 3x3 convolution, twice, added to a shortcut.
@@ -101,7 +103,7 @@ def _conv(module: BasicBlock | ResNet) -> functools.partial:
     return functools.partial(
         layers.Conv,
         use_bias=False,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=_INIT,
         implementation=module.convolution,
         dtype=module.dtype,
     )

@@ -5,46 +5,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from fedlite import models
 from fedlite.models import recurrent, transformer, units
 
+apply = jax.jit(units.apply, static_argnums=0)
+
+TRANSFORMER = {"layers": 1, "embed": 4, "d_model": 8, "heads": 2, "ffn": 5}
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 2], [2, 6, 5, 3, 5, 1]])
 
 
 @pytest.fixture(scope="module", params=["char_lstm", "word_lstm", "char_transformer"])
-def language_model(request):
+def language_model(request, random_params):
     options = {
         "char_lstm": {"embed": 3, "lstm1": 4, "lstm2": 4},
         "word_lstm": {"embed": 3, "lstm1": 4},
-        "char_transformer": {"embed": 4, "d_model": 8, "heads": 2, "ffn": 5},
+        "char_transformer": TRANSFORMER,
     }[request.param]
     model = models.build(request.param, num_classes=7, **options)
-    params = units.init_params(model, jax.random.key(0), TOKENS)
-    return jax.jit(lambda params, x: units.apply(model, params, x)), params
+    return model, random_params(model, TOKENS)
 
 
 def test_a_position_sees_the_past_alone(language_model):
-    apply, params = language_model
-    before = apply(params, TOKENS)
-    after = apply(params, TOKENS.at[:, 3].set(6))
+    model, params = language_model
+    before = apply(model, params, TOKENS)
+    after = apply(model, params, TOKENS.at[:, 3].set(6))
     np.testing.assert_allclose(after[:, :3], before[:, :3], atol=1e-6)
     assert (np.abs(after[:, 3:] - before[:, 3:]).max((0, 2)) > 1e-4).all()
 
 
 def test_trailing_padding_changes_no_earlier_position(language_model):
-    apply, params = language_model
-    before = apply(params, TOKENS)
-    after = apply(params, TOKENS.at[:, 4:].set(0))
+    model, params = language_model
+    before = apply(model, params, TOKENS)
+    after = apply(model, params, TOKENS.at[:, 4:].set(0))
     np.testing.assert_allclose(after[:, :4], before[:, :4], atol=1e-6)
 
 
-def test_lstm_is_flaxs():
+def test_lstm_is_flaxs(random_params):
     length, batch, features, hidden = 5, 2, 3, 4
-    x = jax.random.normal(jax.random.key(0), (batch, length, features))
+    x = np.random.default_rng(0).normal(size=(batch, length, features)).astype(np.float32)
     layer = recurrent.Lstm(hidden)
-    params = units.init_params(layer, jax.random.key(1), x)
-    params["input/bias"] += jax.random.normal(jax.random.key(2), (4, hidden))
+    params = random_params(layer, x)
     peer = nn.RNN(nn.OptimizedLSTMCell(hidden))
 
     def loss(params):
@@ -69,12 +71,14 @@ def test_lstm_is_flaxs():
 
 def test_lstm_gradient_per_client():
     """Under vmap over kernels, as in a round, each client has its own gradient."""
-    gates = jax.random.normal(jax.random.key(0), (3, 4, 2, 12))
-    kernels = jax.random.normal(jax.random.key(1), (3, 3, 12))
+    rng = np.random.default_rng(0)
+    gates = rng.normal(size=(3, 4, 2, 12)).astype(np.float32)
+    kernels = rng.normal(size=(3, 3, 12)).astype(np.float32)
     gradient = jax.grad(lambda k, g: jnp.sum(recurrent.lstm(g, k) ** 2))
-    together = jax.vmap(gradient)(kernels, gates)
+    together = jax.jit(jax.vmap(gradient))(kernels, gates)
+    alone = jax.jit(gradient)
     for i in range(3):
-        np.testing.assert_allclose(together[i], gradient(kernels[i], gates[i]), atol=1e-5)
+        np.testing.assert_allclose(together[i], alone(kernels[i], gates[i]), atol=1e-5)
 
 
 def test_lstm_initialisation_is_kerass():
@@ -108,34 +112,38 @@ def test_attention_by_hand():
     x = jnp.array([[[1.0, 10.0], [3.0, 30.0], [8.0, 80.0]]])
     eye = jnp.eye(2).reshape(2, 2, 1)
     params = {
-        "query": {"kernel": 0 * eye, "bias": jnp.zeros((2, 1))},
-        "key": {"kernel": eye, "bias": jnp.zeros((2, 1))},
-        "value": {"kernel": eye, "bias": jnp.zeros((2, 1))},
-        "out": {"kernel": jnp.eye(2).reshape(2, 1, 2), "bias": jnp.array([0.5, 0.0])},
+        "query/kernel": 0 * eye,
+        "key/kernel": eye,
+        "value/kernel": eye,
+        "out/kernel": jnp.eye(2).reshape(2, 1, 2),
+        "out/bias": jnp.array([0.5, 0.0]),
+        **{f"{name}/bias": jnp.zeros((2, 1)) for name in ("query", "key", "value")},
     }
     mask = transformer.attention_mask(jnp.array([[1, 0, 1]]))
-    y = attention.apply({"params": params}, x, mask)
+    y = attention.apply({"params": unflatten_dict(params, sep="/")}, x, mask)
     np.testing.assert_allclose(y[0], [[1.5, 10], [2.5, 20], [5, 45]], rtol=1e-5)
 
 
-def test_padding_between_tokens_is_not_attended():
-    model = models.build("char_transformer", num_classes=7, embed=4, d_model=8, heads=2, ffn=5)
+def test_padding_between_tokens_is_not_attended(random_params):
+    model = models.build("char_transformer", num_classes=7, **TRANSFORMER)
     tokens = TOKENS.at[:, 2].set(0)
-    params = units.init_params(model, jax.random.key(0), tokens)
-    moved = {**params, "embed/embedding": params["embed/embedding"].at[0].add(1.0)}
-    before, after = (units.apply(model, p, tokens)[..., 1:] for p in (params, moved))
+    params = random_params(model, tokens)
+    table = params["embed/embedding"] + (np.arange(7) == 0)[:, None]
+    moved = {**params, "embed/embedding": table.astype(np.float32)}
+    before, after = (apply(model, p, tokens)[..., 1:] for p in (params, moved))
     others = np.array([0, 1, 3, 4, 5])
     np.testing.assert_allclose(after[:, others], before[:, others], atol=1e-5)
     assert np.abs(after[:, 2] - before[:, 2]).max() > 1e-3
 
 
-def test_output_layer_is_the_embedding():
-    model = models.build("char_transformer", num_classes=7, embed=4, d_model=8, heads=2, ffn=5)
-    params = units.init_params(model, jax.random.key(0), TOKENS)
+def test_output_layer_is_the_embedding(random_params):
+    model = models.build("char_transformer", num_classes=7, **TRANSFORMER)
+    params = random_params(model, TOKENS)
     assert "logits/kernel" not in params
-    logits = units.apply(model, params, TOKENS)
+    logits = apply(model, params, TOKENS)
     # A row of the embedding that is not read as input scales that token's logits alone.
-    table = params["embed/embedding"].at[0].multiply(2.0)
-    doubled = units.apply(model, {**params, "embed/embedding": table}, TOKENS)
+    table = params["embed/embedding"] * np.where(np.arange(7) == 0, 2, 1)[:, None]
+    table = table.astype(np.float32)
+    doubled = apply(model, {**params, "embed/embedding": table}, TOKENS)
     np.testing.assert_allclose(doubled[..., 0], 2 * logits[..., 0], rtol=1e-5)
     np.testing.assert_allclose(doubled[..., 1:], logits[..., 1:], rtol=1e-5)

@@ -12,21 +12,21 @@ from fedlite import models
 from fedlite.models import layers, units
 from fedlite.models.resnet import BasicBlock
 
+apply = jax.jit(units.apply, static_argnums=0)
+
 
 def normal(seed, shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_conv_is_the_formula(use_bias):
+def test_conv_is_the_formula(use_bias, random_params):
     x = normal(0, (2, 6, 5, 3))
     conv = layers.Conv(4, (3, 2), (2, 1), "VALID", use_bias)
-    params = units.init_params(conv, jax.random.key(1), x)
+    params = random_params(conv, x)
     assert set(params) == ({"kernel", "bias"} if use_bias else {"kernel"})
-    if use_bias:
-        params["bias"] = jnp.arange(4.0)
-    y = conv.apply({"params": params}, x)
-    corner = jnp.einsum("hwc,hwcd->d", x[1, 2:5, 1:3], params["kernel"])
+    y = apply(conv, params, x)
+    corner = np.einsum("hwc,hwcd->d", x[1, 2:5, 1:3], params["kernel"])
     np.testing.assert_allclose(y[1, 1, 1], corner + params.get("bias", 0), atol=1e-5)
     assert y.shape == (2, 2, 4, 4)
 
@@ -34,13 +34,13 @@ def test_conv_is_the_formula(use_bias):
 def test_group_norm_has_fixed_channels_per_group():
     x = normal(0, (2, 3, 3, 6)) * 5 + 1
     norm = layers.group_norm(2, name=None, dtype="float32")
-    y = norm.apply(norm.init(jax.random.key(0), x), x)
+    y = apply(norm, {"scale": np.ones(6), "bias": np.zeros(6)}, x)
     groups = np.asarray(y).reshape(2, 9, 3, 2)
     np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(groups.var((1, 3)), 1, atol=1e-3)
     # Without the middle group the others are what they were.
-    kept = jnp.array([0, 1, 4, 5])
-    narrow = norm.apply(norm.init(jax.random.key(0), x[..., kept]), x[..., kept])
+    kept = np.array([0, 1, 4, 5])
+    narrow = apply(norm, {"scale": np.ones(4), "bias": np.zeros(4)}, x[..., kept])
     np.testing.assert_allclose(narrow, y[..., kept], atol=1e-6)
 
 
@@ -62,21 +62,22 @@ def reference_head(params, x):
 
 
 @pytest.mark.parametrize("name", ["emnist_cnn", "emnist_fedavg_cnn"])
-def test_emnist_networks_are_tffs(name):
-    model = models.build(name, num_classes=5, conv1=2, conv2=3, dense1=4)
+def test_emnist_networks_are_tffs(name, random_params):
+    model = models.build(name, num_classes=5, conv1=2, conv2=3, dense1=4, convolution="patches")
     x = normal(0, (2, 8, 8, 1))
-    params = {
-        path: normal(i, shape)
-        for i, (path, shape) in enumerate(units.param_shapes(model, x).items())
-    }
-    if name == "emnist_cnn":
-        y = reference_conv(params, "conv1", x, "VALID")
-        y = reference_pool(reference_conv(params, "conv2", y, "VALID"))
-    else:
-        y = reference_pool(reference_conv(params, "conv1", x, "SAME"))
-        y = reference_pool(reference_conv(params, "conv2", y, "SAME"))
-    y = reference_head(params, y)
-    np.testing.assert_allclose(units.apply(model, params, x), y, rtol=1e-4, atol=1e-4)
+    params = random_params(model, x)
+
+    @jax.jit
+    def reference(params):
+        if name == "emnist_cnn":
+            y = reference_conv(params, "conv1", x, "VALID")
+            y = reference_pool(reference_conv(params, "conv2", y, "VALID"))
+        else:
+            y = reference_pool(reference_conv(params, "conv1", x, "SAME"))
+            y = reference_pool(reference_conv(params, "conv2", y, "SAME"))
+        return reference_head(params, y)
+
+    np.testing.assert_allclose(apply(model, params, x), reference(params), rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_scale_sets_both_rates():
@@ -93,39 +94,37 @@ def test_dropout_scale_sets_both_rates():
     assert rates == [0.125, 0.25]
 
 
-def test_mlp_is_the_formula():
+def test_mlp_is_the_formula(random_params):
     model = models.build("mlp", num_classes=2, hidden=(3,))
     x = normal(0, (2, 2, 2, 1))
-    params = {
-        path: normal(i, shape)
-        for i, (path, shape) in enumerate(units.param_shapes(model, x).items())
-    }
+    params = random_params(model, x)
     np.testing.assert_allclose(
-        units.apply(model, params, x), reference_head(params, x), rtol=1e-5, atol=1e-5
+        apply(model, params, x), reference_head(params, x), rtol=1e-5, atol=1e-5
     )
 
 
-def test_block_is_the_identity_where_its_last_convolution_is_zero():
+def test_block_is_the_identity_where_its_last_convolution_is_zero(random_params):
     block = BasicBlock(channels=4, hidden=6, group_size=2)
     x = normal(0, (2, 5, 5, 4))
-    params = units.init_params(block, jax.random.key(1), x)
+    params = random_params(block, x)
     assert not any(path.startswith("shortcut") for path in params)
     assert params["conv1/kernel"].shape == (3, 3, 4, 6)
     params["conv2/kernel"] *= 0
-    np.testing.assert_array_equal(units.apply(block, params, x), x)
+    np.testing.assert_array_equal(apply(block, params, x), x)
 
 
-def test_projected_shortcut_is_normalised_and_strided():
+def test_projected_shortcut_is_normalised_and_strided(random_params):
     block = BasicBlock(channels=4, hidden=2, group_size=2, stride=2)
     x = normal(0, (2, 5, 5, 2))
-    params = units.init_params(block, jax.random.key(1), x)
+    params = random_params(block, x)
     params["conv2/kernel"] *= 0
-    y = units.apply(block, params, x)
+    y = apply(block, params, x)
     assert y.shape == (2, 3, 3, 4)
-    z = jnp.einsum("nhwc,cd->nhwd", x[:, ::2, ::2], params["shortcut_conv/kernel"][0, 0])
+    z = np.einsum("nhwc,cd->nhwd", x[:, ::2, ::2], params["shortcut_conv/kernel"][0, 0])
     z = z.reshape(2, 9, 2, 2)
-    z = (z - z.mean((1, 3), keepdims=True)) / jnp.sqrt(z.var((1, 3), keepdims=True) + 1e-5)
-    np.testing.assert_allclose(y, z.reshape(y.shape), atol=1e-4)
+    z = (z - z.mean((1, 3), keepdims=True)) / np.sqrt(z.var((1, 3), keepdims=True) + 1e-5)
+    z = z.reshape(y.shape) * params["shortcut_norm/scale"] + params["shortcut_norm/bias"]
+    np.testing.assert_allclose(y, z, atol=1e-4)
 
 
 def test_resnet18_has_tffs_norms_and_stems():

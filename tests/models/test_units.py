@@ -116,7 +116,7 @@ class Wrong(nn.Module):
             for i in range(a):
                 x = nn.Dense(b, name=f"layer{i}")(x)
             return x
-        size = {"shared": a + b, "offset": a + 1, "unused": a, "state": a}[self.fault]
+        size = {"shared": a * b, "sum": a + b, "offset": a + 1, "unused": a, "state": a}[self.fault]
         return nn.Dense(size, name="dense")(x)
 
 
@@ -124,6 +124,7 @@ class Wrong(nn.Module):
     "fault, says",
     [
         ("shared", "depends on two widths, 'a' and 'b'"),
+        ("sum", "4 entries, which are not the 2 units of 'a' with 1 each"),
         ("offset", "3 entries, which are not the 2 units of 'a' with 1 each"),
         ("unused", "width 'b' changes no parameter"),
         ("layers", "width 'a' changes which parameters"),
@@ -131,20 +132,17 @@ class Wrong(nn.Module):
     ],
 )
 def test_widths_that_cannot_be_dropped_are_refused(fault, says):
-    # Two widths on one axis are found before the length is judged only if it fits: 0 + units.
-    widths = FrozenDict(a=2, b=2)
     with pytest.raises(ValueError, match=says):
-        units.unit_axes(Wrong(widths, fault), X)
+        units.unit_axes(Wrong(FrozenDict(a=2, b=2), fault), X)
 
 
 def test_initialisation_is_replayed_and_independent_of_other_arrays():
     key = jax.random.key(0)
-    net = Net(FrozenDict(a=4, b=2))
-    first, again = units.init_params(net, key, X), units.init_params(net, key, X)
+    net, wider = Net(FrozenDict(a=4, b=2)), Net(FrozenDict(a=4, b=3))
+    first, again, wide = (units.init_params(model, key, X) for model in (net, net, wider))
     assert list(first) == list(units.param_shapes(net, X))
     for path in first:
         np.testing.assert_array_equal(first[path], again[path])
-    wider = units.init_params(Net(FrozenDict(a=4, b=3)), key, X)
-    np.testing.assert_array_equal(first["in/kernel"], wider["in/kernel"])
+    np.testing.assert_array_equal(first["in/kernel"], wide["in/kernel"])
     other = units.init_params(net, jax.random.key(1), X)
     assert not np.array_equal(first["in/kernel"], other["in/kernel"])

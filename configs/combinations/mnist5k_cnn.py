@@ -1,0 +1,19 @@
+"""FedPT, federated dropout and an 8-bit uplink at once on MNIST-5k.
+
+    python -m experiments.train --config=configs/combinations/mnist5k_cnn.py --workdir=DIR
+
+The first dense layer stays random, each client trains 3/4 of every hidden width of the rest, and
+its update is quantised: XX times fewer bytes up than FedAvg, and YY times fewer down.
+"""
+
+from configs.fedavg import mnist5k_cnn
+
+
+def get_config():
+    """The config."""
+    config = mnist5k_cnn.get_config()
+    config.method = "partial_training+federated_dropout+quantize"
+    config.partial_training.freeze = (("dense1/.*", True),)
+    config.federated_dropout.rates = ((".*", 0.25),)
+    config.quantize.up = "uniform8"
+    return config

@@ -1,0 +1,26 @@
+"""Next character of Shakespeare's plays, 799 roles, TFF's LSTM.
+
+    python -m experiments.train --config=configs/fedavg/shakespeare_lstm.py --workdir=DIR
+
+820,522 parameters; batch, cohort and learning rates are those tuned for FedAvg on TFF's own
+Shakespeare by Reddi et al. 2021 (arXiv 2003.00295), from memory. TIME
+"""
+
+from configs import common
+
+
+def get_config():
+    """The config."""
+    config = common.base(
+        "shakespeare",
+        "char_lstm",
+        "fedavg",
+        dataset_options={"max_examples_per_client": 64},
+    )
+    config.rounds = 300
+    config.clients_per_round = 10
+    config.batch_size = 4
+    config.eval_every = 20
+    config.client_optimizer.learning_rate = 1.0
+    config.server_optimizer.learning_rate = 1.0
+    return config

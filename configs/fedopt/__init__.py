@@ -1,0 +1,1 @@
+"""Server optimisers: FedAvgM, FedAdagrad, FedAdam, FedYogi."""

@@ -1,0 +1,16 @@
+"""FedYogi on MNIST-5k (Reddi et al. 2021, arXiv 2003.00295).
+
+python -m experiments.train --config=configs/fedopt/mnist5k_cnn_fedyogi.py --workdir=DIR
+
+"""
+
+from configs.fedavg import mnist5k_cnn
+
+
+def get_config():
+    """The config."""
+    config = mnist5k_cnn.get_config()
+    config.client_optimizer.learning_rate = 10**-1.5
+    config.server_optimizer.name = "yogi"
+    config.server_optimizer.learning_rate = 10**-2.5
+    return config

@@ -1,0 +1,103 @@
+"""Runs all rows of a table over several seeds, and writes it with its figure.
+
+    python -m scripts.reproduce_table --table=PAPER/NAME --scale={bundled,paper} --out=DIR \
+        [--seeds=N] [--parallel=N] [--tiny]
+
+DIR gets table.md, table.csv, figure.png, figure.pdf, and runs/ROW/seedN with each run's files and
+its log.txt. The same command resumes where it was stopped: finished runs are not run again, and
+a row whose config has changed is refused. Ctrl-C or SIGTERM lets every row write a checkpoint.
+
+Exit code: 0 (also where it was stopped), 1 if a row failed (the others go on), 2 for bad input.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import app, flags
+
+from experiments import binary
+from fedlite.errors import UserError
+
+_TABLE = flags.DEFINE_string("table", None, "PAPER/NAME, see scripts/tables/.")
+_SCALE = flags.DEFINE_enum("scale", "bundled", ["bundled", "paper"], "Bundled or the paper's data.")
+_OUT = flags.DEFINE_string("out", None, "Where the table and its runs go.")
+_SEEDS = flags.DEFINE_integer("seeds", 0, "Runs of a row; 0 for the table's own number.", 0)
+_PARALLEL = flags.DEFINE_integer("parallel", 0, "Runs at a time; 0 chooses.", 0)
+_TINY = flags.DEFINE_bool("tiny", False, "Two rounds at a tiny size, to try a table out.")
+
+# What a run of the bundled tables takes at most, with room to spare.
+_BYTES_PER_RUN = 3 << 30
+
+
+def main(_):
+    """Makes the table of the flags."""
+    binary.require(table=_TABLE.value, out=_OUT.value)
+    from scripts import tables
+    from scripts.tables.harness import plan, provenance, runs
+    from scripts.tables.harness.progress import Progress
+
+    table = tables.load(_TABLE.value)
+    scale = tables.scale_of(table, _SCALE.value)
+    out = pathlib.Path(_OUT.value)
+    _check_writable(out)
+    planned = plan.plan(scale, out, seeds=_SEEDS.value, small=_TINY.value)
+    parallel = _PARALLEL.value or _default_parallel()
+    with Progress(planned) as progress:
+        outcome = runs.execute(planned, parallel, progress)
+    command = provenance.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
+    _write(table, scale, planned, outcome.failures, command, out)
+    if outcome.stopped:
+        print("Stopped before all rows were finished; the same command resumes.")
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _check_writable(out: pathlib.Path):
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--out={out}: {there} is a file; name a directory")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--out={out} cannot be written; name another directory")
+
+
+def _default_parallel() -> int:
+    """Runs at a time: one on an accelerator, else as many as cores and memory hold."""
+    from scripts.tables.harness import provenance, runs
+
+    if provenance.accelerated():
+        return 1
+    return max(1, min(runs.cores(), provenance.free_memory() // _BYTES_PER_RUN))
+
+
+def _write(table, scale, planned: Sequence, failures: Mapping, command: str, out: pathlib.Path):
+    from scripts.tables.harness import figure, provenance, report, results
+
+    measured = results.collect(table, planned)
+    rounds = sorted({run.config["rounds"] for run in planned})
+    finished = {len(result.seeds) for result in measured}
+    backends = [backend for result in measured for backend in result.backends]
+    facts = [
+        f"Command: `{command}`",
+        f"Code: {provenance.code()}",
+        f"Machine: {provenance.machine(backends)}",
+        f"{' and '.join(f'{number:,}' for number in rounds)} rounds, "
+        f"{' to '.join(str(number) for number in sorted({min(finished), max(finished)}))} seed(s) "
+        "a row",
+    ]
+    problems = [f"{run.name}: {line}" for run, line in failures.items()]
+    text = report.markdown(table, scale, measured, facts=facts, problems=problems)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "table.csv").write_text(report.comma_separated(table, measured), encoding="utf-8")
+    print(text)
+    if table.figure:
+        figure.draw(
+            table.figure, results.curves(table.figure, planned), table.title, out / "figure"
+        )
+        print(f"Table: {out / 'table.md'}  Figure: {out / 'figure.png'}")
+
+
+if __name__ == "__main__":
+    app.run(binary.guarded(main), flags_parser=binary.parse_flags)

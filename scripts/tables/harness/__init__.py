@@ -1,0 +1,1 @@
+"""What turns a table's data into runs, numbers and files."""

@@ -1,0 +1,96 @@
+"""Writes a table as Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from scripts.tables.harness.results import Measured, RowResult
+from scripts.tables.harness.spec import Column, Scale, Table
+
+MISSING = "–"
+
+
+def render_cell(column: Column, cell: Measured) -> str:
+    """A number as a person reads it; the deviation where it is there and isn't 0."""
+    if cell.mean is None:
+        return MISSING
+    if column.reduction:
+        return f"{cell.mean:,.{column.digits}f}x"
+    text = f"{column.scale * cell.mean:,.{column.digits}f}"
+    if cell.deviation:
+        text += f" ± {column.scale * cell.deviation:,.{column.digits}f}"
+    return text
+
+
+def cells(table: Table, results: Sequence[RowResult]) -> list[list[str]]:
+    """The table's text: a heading and a line a row; papers' own numbers stand in columns apart."""
+    paper = [
+        column.title
+        for column in table.columns
+        if any(column.title in result.row.paper for result in results)
+    ]
+    heading = ["Method", *(f"Paper: {title}" for title in paper)]
+    lines = [heading + [column.title for column in table.columns]]
+    for result in results:
+        printed = [result.row.paper.get(title, MISSING) for title in paper]
+        measured = map(render_cell, table.columns, result.cells)
+        lines.append([result.row.label, *printed, *measured])
+    return lines
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned in plain text, too."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def row(line):
+        padded = [line[0].ljust(widths[0])]
+        padded += [text.rjust(width) for text, width in zip(line[1:], widths[1:])]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([row(lines[0]), row(rule), *map(row, lines[1:])])
+
+
+def markdown(
+    table: Table,
+    scale: Scale,
+    results: Sequence[RowResult],
+    *,
+    facts: Sequence[str],
+    problems: Sequence[str],
+) -> str:
+    """The whole file.
+
+    Args:
+      table: the table.
+      scale: the one that ran.
+      results: of its rows.
+      facts: lines for its head: command, code, machine, seeds.
+      problems: a line a run that failed.
+    """
+    blocks = [f"# {table.title}", table.source]
+    if scale.note:
+        blocks.append(scale.note)
+    blocks.append("\n".join(f"* {fact}" for fact in facts))
+    blocks.append(grid(cells(table, results)))
+    blocks.append(table.legend)
+    if problems:
+        blocks.append("Failed:\n\n" + "\n".join(f"* {problem}" for problem in problems))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def comma_separated(table: Table, results: Sequence[RowResult]) -> str:
+    """The numbers as they are in summary.json, unrounded, by their path there."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    measured = [i for i, column in enumerate(table.columns) if not column.reduction]
+    heading = ["method", "seeds"]
+    for i in measured:
+        heading += [f"{table.columns[i].path} mean", f"{table.columns[i].path} sd"]
+    writer.writerow(heading)
+    for result in results:
+        line = [result.row.label, len(result.seeds)]
+        for i in measured:
+            line += [result.cells[i].mean, result.cells[i].deviation]
+        writer.writerow(line)
+    return file.getvalue()

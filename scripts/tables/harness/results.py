@@ -1,0 +1,164 @@
+"""Reads what runs left: numbers of summary.json, curves of metrics.jsonl, each over seeds."""
+
+import collections
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedlite.errors import UserError
+from scripts.tables.harness.plan import Run
+from scripts.tables.harness.spec import Column, Figure, Row, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A number over seeds.
+
+    Attributes:
+      mean: None where no run has the number.
+      deviation: sample standard deviation; None for a single run.
+    """
+
+    mean: float | None
+    deviation: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RowResult:
+    """A row's finished runs.
+
+    Attributes:
+      row: of the table.
+      seeds: of the finished runs.
+      cells: one a column.
+      backends: that client costs were compiled for.
+    """
+
+    row: Row
+    seeds: tuple[int, ...]
+    cells: tuple[Measured, ...]
+    backends: tuple[str, ...]
+
+
+def measure(values: Iterable[float | None]) -> Measured:
+    """Mean and sample standard deviation of the values that are there."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return Measured(None)
+    deviation = statistics.stdev(there) if len(there) > 1 else None
+    return Measured(statistics.fmean(there), deviation)
+
+
+def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
+    """The rows in the table's order, from the runs that are finished."""
+    by_row: dict[str, list[Run]] = collections.defaultdict(list)
+    for run in runs:
+        by_row[run.row.slug].append(run)
+    results = []
+    for group in by_row.values():
+        finished = [run for run in group if run.finished]
+        summaries = [_summary(run) for run in finished]
+        cells = tuple(
+            measure(_lookup(summary, column.path) for summary in summaries)
+            for column in table.columns
+        )
+        backends = {_lookup(summary, "client.backend") for summary in summaries} - {None}
+        seeds = tuple(run.seed for run in finished)
+        results.append(RowResult(group[0].row, seeds, cells, tuple(sorted(backends))))
+    return with_reductions(table.columns, results)
+
+
+def with_reductions(columns: Sequence[Column], results: list[RowResult]) -> list[RowResult]:
+    """The rows with the means of reduction columns divided into that of the first row."""
+    first = results[0].cells
+
+    def cell(column: Column, reference: Measured, value: Measured) -> Measured:
+        if not column.reduction:
+            return value
+        if reference.mean is None or not value.mean:
+            return Measured(None)
+        return Measured(reference.mean / value.mean)
+
+    return [
+        dataclasses.replace(result, cells=tuple(map(cell, columns, first, result.cells)))
+        for result in results
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A line of the figure; lists of one length.
+
+    Attributes:
+      label: of the row.
+      megabytes: that all clients moved so far, mean over seeds.
+      mean, deviation: of the metric over seeds; the deviation is 0 for one seed.
+    """
+
+    label: str
+    megabytes: list[float]
+    mean: list[float]
+    deviation: list[float]
+
+
+def curves(figure: Figure, runs: Sequence[Run]) -> list[Curve]:
+    """One curve a row, over the rounds at which every finished seed was evaluated."""
+    by_row: dict[str, list[dict[int, tuple[float, float]]]] = collections.defaultdict(list)
+    labels = {run.row.slug: run.row.label for run in runs}
+    for run in runs:
+        if run.finished:
+            by_row[run.row.slug].append(_evaluations(figure, run))
+    found = []
+    for slug, label in labels.items():
+        if not by_row[slug]:
+            continue
+        rounds = sorted(set.intersection(*(set(points) for points in by_row[slug])))
+        if not rounds:
+            continue
+        values = [measure(points[r][1] for points in by_row[slug]) for r in rounds]
+        found.append(
+            Curve(
+                label,
+                [statistics.fmean(points[r][0] for points in by_row[slug]) for r in rounds],
+                [value.mean for value in values],
+                [value.deviation or 0.0 for value in values],
+            )
+        )
+    return found
+
+
+def _evaluations(figure: Figure, run: Run) -> dict[int, tuple[float, float]]:
+    """By round: megabytes so far and the scaled metric."""
+    found = {}
+    text = (run.directory / "metrics.jsonl").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "eval" and entry["split"] == figure.split:
+            value = entry.get(figure.metric)
+            if value is not None:
+                megabytes = entry["total_bytes"] / 2**20
+                found[entry["round"]] = (megabytes, figure.scale * value)
+    return found
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    file = run.directory / "summary.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): delete {run.directory}") from error
+
+
+def _lookup(summary: dict[str, Any], path: str) -> float | None:
+    """The value at a dotted path; None where it is missing or null."""
+    value: Any = summary
+    for key in path.split("."):
+        if not isinstance(value, dict) or value.get(key) is None:
+            return None
+        value = value[key]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

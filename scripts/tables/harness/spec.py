@@ -1,0 +1,133 @@
+"""What a table is: data, and nothing else.
+
+Rows are runs of `experiments.train`, columns are paths into their summary.json.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MEGABYTE = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One number of summary.json, its mean and standard deviation over seeds.
+
+    Attributes:
+      title: its heading, with the unit.
+      path: keys of summary.json joined by dots, such as "client.params".
+      scale: what the number is multiplied by.
+      digits: after the point.
+      reduction: print how many times smaller the number is than that of the table's first row.
+    """
+
+    title: str
+    path: str
+    scale: float = 1.0
+    digits: int = 0
+    reduction: bool = False
+
+
+ACCURACY = Column("Accuracy %", "final.accuracy", 100, 1)
+CLIENT_COSTS = (
+    Column("Params", "client.params"),
+    Column("Trained", "client.trained_params"),
+    Column("MFLOP/example", "client.flops_per_example", 1e-6, 1),
+    Column("Peak MB", "client.peak_memory_bytes", 1 / MEGABYTE, 1),
+)
+BYTES = (
+    Column("Down MB", "bytes.down_per_client_round", 1 / MEGABYTE, 3),
+    Column("Up MB", "bytes.up_per_client_round", 1 / MEGABYTE, 3),
+    Column("Total MB", "bytes.total", 1 / MEGABYTE, 1),
+    Column("Less", "bytes.total", reduction=True, digits=1),
+)
+
+LEGEND = (
+    "Accuracy is that of the last round on the test set, mean ± standard deviation over the seeds. "
+    "Params are those of a client's model, Trained those that it returns. MFLOP an example and "
+    "Peak MB are of one training step as XLA compiled it. Down and Up are a client's in a round, "
+    "as encoded, Total those of all clients and rounds, and Less how many times less that is than "
+    "in the first row; a MB has 2^20 bytes."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A metric of metrics.jsonl against the bytes that were moved, a line a row.
+
+    Attributes:
+      metric: key of the lines of kind "eval".
+      label: of its axis.
+      scale: what the metric is multiplied by.
+      split: whose evaluation it is.
+    """
+
+    metric: str = "accuracy"
+    label: str = "Test accuracy (%)"
+    scale: float = 100.0
+    split: str = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One experiment.
+
+    Attributes:
+      label: unique in its table; also names its directory.
+      config: its file, from the root of the repository.
+      overrides: values by key, such as {"rounds": 50, "fedprox.mu": 0.1}.
+      paper: numbers by the title of the column, as the paper prints them. Only numbers that
+        were read in a source.
+    """
+
+    label: str
+    config: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The label as the name of a directory."""
+        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The rows at one size.
+
+    Attributes:
+      rows: the first is the one that reductions refer to.
+      seeds: runs of a row, with `seed` 0, 1, ...
+      note: what a reader must know of this scale.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: int = 3
+    note: str = ""
+
+    def __post_init__(self):
+        if not self.rows or len({row.slug for row in self.rows}) != len(self.rows):
+            raise ValueError("a table needs rows whose labels differ in letters or digits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table and its figure.
+
+    Attributes:
+      title: its heading.
+      source: the paper, and how the table relates to what the paper prints.
+      scales: "bundled" (data that arrives inside packages), "paper" (the paper's data), or both.
+      columns: see `Column`.
+      legend: what the columns mean.
+      figure: see `Figure`; None for no figure.
+    """
+
+    title: str
+    source: str
+    scales: Mapping[str, Scale]
+    columns: tuple[Column, ...] = (ACCURACY, *CLIENT_COSTS, *BYTES)
+    legend: str = LEGEND
+    figure: Figure | None = Figure()

@@ -1,0 +1,58 @@
+"""A config at a size that takes seconds: for tests, and to try a table before hours of it.
+
+The method, and every kind of layer and of data, stay what they are.
+"""
+
+from typing import Any
+
+import ml_collections
+
+CLIENTS = 4
+EXAMPLES = 4
+# Options of data sets, wherever a data set has one of this name.
+_DATASET = {
+    "clients": CLIENTS,
+    "max_clients": CLIENTS,
+    "examples_per_client": 2 * EXAMPLES,
+    "max_examples_per_client": EXAMPLES,
+    "sequence_length": 8,
+    "vocabulary_size": 50,
+}
+_EXPERIMENT = {
+    "rounds": 2,
+    "clients_per_round": 2,
+    "batch_size": EXAMPLES,
+    "eval_every": 1,
+    "checkpoint_every": 2,
+}
+# A model's sizes are divided by this, down to 1.
+_DIVISOR = 16
+
+
+def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Values by key that make an experiment tiny.
+
+    Args:
+      config: of `experiments.train`; it isn't changed.
+
+    Returns:
+      2 rounds of 2 clients with 4 examples each, and every integer option of the model
+      (or entry of a tuple of integers) divided by 16.
+    """
+    sizes = {key: _divided(value) for key, value in config.model.items()}
+    return {
+        **{key: value for key, value in _EXPERIMENT.items() if key in config},
+        **{f"dataset.{key}": value for key, value in _DATASET.items() if key in config.dataset},
+        **{f"model.{key}": value for key, value in sizes.items() if value is not None},
+    }
+
+
+def _divided(value):
+    """The shrunk size, or None where `value` is none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return max(1, value // _DIVISOR)
+    if isinstance(value, tuple) and value and all(type(entry) is int for entry in value):
+        return tuple(max(1, entry // _DIVISOR) for entry in value)
+    return None

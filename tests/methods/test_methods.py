@@ -1,0 +1,288 @@
+"""What holds for every method: a row each."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedlite import methods
+from fedlite.errors import UserError
+from fedlite.methods import Keys, Method, Report, Update, View, chain, server_view
+from fedlite.wire import Part, message_bytes, once_bytes, write
+from tests import toy
+
+FREEZE = {"freeze": (("dense1/.*", True),)}
+# method: options under which it is FedAvg, and options under which it is not.
+ROWS = {
+    "fedavg": ({}, None),
+    "fedprox": ({"mu": 0.0}, {"mu": 0.5}),
+    "partial_training": ({"freeze": ()}, FREEZE),
+    "federated_dropout": ({"rates": ((".*", 0.0),)}, {"rates": ((".*", 0.4),)}),
+    "clip": ({"norm": 1e9}, {"norm": 0.01}),
+    "quantize": ({"up": "", "down": ""}, {"up": "uniform8", "down": "bfloat16"}),
+}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return toy.make_task()
+
+
+@pytest.fixture(scope="module")
+def params(task):
+    return toy.make_params(task)
+
+
+@pytest.fixture(scope="module")
+def fedavg(task, params):
+    return toy.run(_engine(task, "fedavg"), params)
+
+
+def _engine(task, spec, **sections):
+    return toy.make_engine(task, toy.make_method(task, spec, **sections), uniform=True)
+
+
+def test_every_method_has_a_row():
+    assert set(ROWS) == set(methods.names())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_neutral_options_are_fedavg_bit_for_bit(task, params, fedavg, name):
+    server, results = toy.run(_engine(task, name, **{name: ROWS[name][0]}), params)
+    toy.assert_same_bits(server.params, fedavg[0].params)
+    assert [r.down.tolist() for r in results] == [r.down.tolist() for r in fedavg[1]]
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
+def test_other_options_change_the_result_and_are_deterministic(task, params, fedavg, name):
+    engine = _engine(task, name, **{name: ROWS[name][1]})
+    server, _ = toy.run(engine, params)
+    assert any(not np.array_equal(server.params[k], fedavg[0].params[k]) for k in fedavg[0].params)
+    toy.assert_same_bits(toy.run(engine, params)[0], server)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_equal_by_value_and_hashable(task, name):
+    for options in ROWS[name]:
+        if options is not None:
+            one, two = (toy.make_method(task, name, **{name: dict(options)}) for _ in range(2))
+            assert one == two and hash(one) == hash(two)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
+def test_meter_equals_what_is_written(task, params, name):
+    """The bytes that the compiled round reports are those of a message written by hand."""
+    method = toy.make_method(task, name, **{name: ROWS[name][1]})
+    engine = toy.make_engine(task, method)
+    server = engine.init(params)
+    _, (result,) = engine.run(server, 0, 1)
+    for position, client in enumerate(result.ids):
+        key = jax.random.fold_in(jax.random.key(engine.seed), 0)
+        keys = Keys(key, jax.random.fold_in(key, int(client)))
+        view, context = method.select((), (), keys, server_view(params))
+        parts = {path: Part(jnp.ones_like(part.value)) for path, part in view.trained.items()}
+        report = Report(jnp.float32(0), jnp.int32(1), jnp.int32(1), jnp.float32(1))
+        update, _ = method.deselect(context, Update(parts, jnp.float32(1)), report)
+        assert result.down[position] == len(write({**view.trained, **view.read}))
+        assert result.up[position] == len(write(update.parts))
+
+
+# ------------------------------------------------------------------ partial training
+
+
+def _bytes_each_way(task, spec, **sections):
+    """Bytes (down, up, once) of a client by the meter."""
+    method = toy.make_method(task, spec, **sections)
+    params, once = toy.make_params(task), []
+
+    @jax.jit
+    def measure(params):
+        key, whole = jax.random.key(0), server_view(params)
+        state, mine = method.init(key, whole), method.init_client(key, whole)
+        view, context = method.select(state, mine, Keys(key, key), whole)
+        down = {**view.trained, **view.read}
+        once.append(once_bytes(down))
+        report = Report(jnp.float32(0), jnp.int32(1), jnp.int32(1), jnp.float32(1))
+        parts = {path: Part(part.value) for path, part in view.trained.items()}
+        update, _ = method.deselect(context, Update(parts, jnp.float32(1)), report)
+        return message_bytes(down), message_bytes(update.parts)
+
+    down, up = measure(params)
+    return int(down), int(up), once[0]
+
+
+def test_frozen_parameters_are_read_cost_a_seed_and_keep_their_bits(task, params):
+    method = toy.make_method(task, "partial_training", partial_training=FREEZE)
+    view, _ = method.select((), (), Keys(None, None), server_view(params))
+    assert set(view.read) == {"dense1/kernel", "dense1/bias"}
+    assert once_bytes(view.read) == 8
+    server, results = toy.run(toy.make_engine(task, method), params)
+    for path in view.read:
+        toy.assert_same_bits(server.params[path], params[path])
+        # A client makes them itself, from the seed: the same bits.
+        toy.assert_same_bits(server.params[path], toy.make_params(task)[path])
+    assert not np.array_equal(server.params["dense2/kernel"], params["dense2/kernel"])
+    # The server keeps optimiser state for the trained part alone.
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(server.opt_state)]
+    assert sum(sizes) == sum(np.size(params[k]) for k in view.trained)
+    assert results[0].once == 8
+
+
+def test_a_sent_backbone_costs_its_bytes_once(task, params):
+    options = {**FREEZE, "origin": "sent"}
+    frozen = sum(4 * params[k].size for k in ("dense1/kernel", "dense1/bias"))
+    assert _bytes_each_way(task, "partial_training", partial_training=options)[2] == frozen
+
+
+def test_first_matching_pattern_wins(task):
+    freeze = (("dense1/bias", False), ("dense.*", True))
+    method = toy.make_method(task, "partial_training", partial_training={"freeze": freeze})
+    assert [p for p in method.shapes if method.frozen(p)] == [
+        "dense1/kernel",
+        "dense2/bias",
+        "dense2/kernel",
+    ]
+
+
+def test_refusals(task):
+    for options, match in [
+        ({"freeze": (("dense9/.*", True),)}, "matches the whole of no name"),
+        ({"freeze": (("(", True),)}, "not a regular expression"),
+        ({"freeze": ((".*", True),)}, "leaves nothing to train"),
+        ({"freeze": ("dense1",)}, "pairs"),
+        ({"freeze": (("dense1/.*", "yes"),)}, "pairs"),
+        ({"origin": "moon"}, "seed or sent"),
+        ({"thaw": 1}, "no option 'thaw'"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            toy.make_method(task, "partial_training", partial_training=options)
+    for options, match in [
+        ({"rates": (("dense1", 1.0),)}, "below 1"),
+        ({"rates": (("dense1", -0.1),)}, "at least 0"),
+        ({"rates": (("conv1", 0.5),)}, "matches the whole of no name"),
+        ({"per": "year"}, "client or round"),
+        ({"aggregation": "median"}, "count, zero"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            toy.make_method(task, "federated_dropout", federated_dropout=options)
+    with pytest.raises(UserError, match="unknown method 'fedfoo'"):
+        toy.make_method(task, "fedavg+fedfoo")
+    with pytest.raises(UserError, match="twice"):
+        toy.make_method(task, "clip+clip")
+
+
+# ------------------------------------------------------------------ codecs and clipping
+
+
+def test_clip_bounds_the_update_over_all_parts(task):
+    method = toy.make_method(task, "clip", clip={"norm": 2.0})
+    parts = {"a": Part(jnp.array([3.0, 0.0])), "b": Part(jnp.array([[4.0]]))}
+    update, _ = method.deselect((), Update(parts, jnp.float32(7)), None)
+    np.testing.assert_allclose(update.parts["a"].value, [1.2, 0], rtol=1e-6)
+    np.testing.assert_allclose(update.parts["b"].value, [[1.6]], rtol=1e-6)
+    assert float(update.weight) == 1
+    small, _ = method.deselect((), Update({"a": Part(jnp.array([1.0]))}, jnp.float32(7)), None)
+    assert float(small.parts["a"].value[0]) == 1
+
+
+def test_quantised_broadcast_is_the_same_for_the_cohort(task, params):
+    method = toy.make_method(task, "quantize", quantize={"up": "", "down": "uniform4"})
+    views = [
+        method.select((), (), Keys(jax.random.key(0), jax.random.key(i)), server_view(params))[0]
+        for i in range(2)
+    ]
+    toy.assert_same_bits(
+        [p.value for p in views[0].trained.values()], [p.value for p in views[1].trained.values()]
+    )
+    assert len(np.unique(views[0].trained["dense1/kernel"].value)) <= 15
+
+
+def test_chain_multiplies_savings(task):
+    whole, _, _ = _bytes_each_way(task, "fedavg")
+    trained, _, once = _bytes_each_way(task, "partial_training", partial_training=FREEZE)
+    down, up, _ = _bytes_each_way(
+        task,
+        "partial_training+federated_dropout+quantize",
+        partial_training=FREEZE,
+        federated_dropout={"rates": (("dense.*", 0.5),)},
+    )
+    # dense1 (8*8*6 + 6) is frozen; of dense2 [6, 5] + 5 and logits [5, 4] + 4 remain half.
+    assert trained == 4 * (6 * 5 + 5 + 5 * 4 + 4) == whole - 4 * (64 * 6 + 6)
+    kept2 = 2  # round(2.5)
+    assert down == 4 * (3 * kept2 + kept2 + kept2 * 4 + 4)
+    # A byte a value, and a norm of 4 bytes for each of four arrays.
+    assert up == down // 4 + 4 * 4
+    assert once == 8
+
+
+# ------------------------------------------------------------------ the algebra
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Method):
+    """Remembers an array like each parameter, and counts a client's rounds."""
+
+    def init(self, key, view):
+        return {path: jnp.zeros_like(part.value) for path, part in view.trained.items()}
+
+    def init_client(self, key, view):
+        return jnp.int32(0)
+
+    def deselect(self, context, update, report):
+        return update, context + 1
+
+
+def test_a_method_that_remembers_may_not_stand_behind_one_that_shrinks(task, params):
+    dropout = toy.make_method(task, "federated_dropout")
+    view, key = server_view(params), jax.random.key(0)
+    states = chain(Counting(), dropout).init(key, view)
+    assert states[0].keys() == params.keys()
+    with pytest.raises(UserError, match="further left"):
+        chain(dropout, Counting()).init(key, view)
+
+
+def test_chains_flatten_and_run_inside_out():
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Noisy(Method):
+        name: str
+
+        def select(self, state, mine, keys, view):
+            calls.append(f"select {self.name}")
+            return view, self.name
+
+        def deselect(self, context, update, report):
+            calls.append(f"deselect {context}")
+            return update, ()
+
+    method = chain(Noisy("a"), chain(Noisy("b"), Noisy("c")))
+    assert len(method.methods) == 3
+    key = jax.random.key(0)
+    _, context = method.select(((),) * 3, ((),) * 3, Keys(key, key), View({}, {}))
+    method.deselect(context, Update({}, 1), None)
+    assert calls == [f"select {n}" for n in "abc"] + [f"deselect {n}" for n in "cba"]
+    assert chain(Noisy("a")) == Noisy("a")
+    assert chain().methods == ()
+
+
+def test_each_member_of_a_chain_has_its_own_keys():
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Peek(Method):
+        def select(self, state, mine, keys, view):
+            seen.append(jax.random.key_data(keys.client).tolist())
+            return view, ()
+
+    key = jax.random.key(0)
+    chain(Peek(), Peek()).select(((), ()), ((), ()), Keys(key, key), View({}, {}))
+    assert seen[0] != seen[1]
+
+
+def test_message_bytes_of_fedavg(task, params):
+    assert int(message_bytes(server_view(params).trained)) == 4 * sum(
+        p.size for p in params.values()
+    )
