@@ -24,12 +24,19 @@ def fail(message: object):
     sys.exit(2)
 
 
+@functools.cache
 def define_config() -> flags.FlagHolder:
     """Defines --config=FILE, with overrides --config.KEY=VALUE; its value is a `ConfigDict`."""
     holder = config_flags.DEFINE_config_file("config", None, "The config's file.")
     # ml_collections' own parser hides why a file cannot be loaded until the config is used.
     flags.FLAGS["config"].parser = _ConfigFile()
     return holder
+
+
+@functools.cache
+def define_workdir() -> flags.FlagHolder:
+    """Defines --workdir=DIR."""
+    return flags.DEFINE_string("workdir", None, "Where the run's files go.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -39,13 +46,17 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         if error.flagname.startswith("config."):
             fail(f"--{error.flagname} needs a --config=FILE before it; see configs/")
-        fail(_first_line(error))
+        hint = suggestion(error.flagname, flags.FLAGS)
+        fail(
+            f"unknown option --{error.flagname}: {hint}keys of the config are set by "
+            "--config.KEY=VALUE; see --help"
+        )
     except flags.IllegalFlagValueError as error:
         cause = error.__context__
-        fail(cause if isinstance(cause, UserError) else _illegal_value(_first_line(error)))
+        fail(cause if isinstance(cause, UserError) else _illegal_value(_text(error)))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections raises other kinds than absl where an override cannot be applied.
-        fail(_first_line(error))
+        fail(_text(error))
     if flags.FLAGS["verbosity"].using_default_value:
         # Orbax tells twenty lines about every checkpoint.
         logging.set_verbosity(logging.WARNING)
@@ -103,7 +114,7 @@ def start_jax():
     except RuntimeError as error:
         platforms = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
-            f"JAX_PLATFORMS={platforms}: JAX finds no such device ({_first_line(error)}); unset "
+            f"JAX_PLATFORMS={platforms}: JAX finds no such device ({_text(error)}); unset "
             "it, or set it to cpu"
         ) from error
 
@@ -164,7 +175,7 @@ def _load(file: str, arguments: list[str]) -> ConfigDict:
         raise UserError(f"{error.filename}:{error.lineno}: {error.msg}; mend the file") from error
     except Exception as error:  # The file is the user's: it may raise anything.
         raise UserError(
-            f"{_place(file, error)}: {type(error).__name__}: {_first_line(error)}; mend the file"
+            f"{_place(file, error)}: {type(error).__name__}: {_text(error)}; mend the file"
         ) from error
     if not callable(get_config):
         raise UserError(f"{file} has no function get_config(); see configs/fedavg/mnist5k_cnn.py")
@@ -210,7 +221,9 @@ def _illegal_value(message: str) -> str:
     return wrong_type(path, value, default)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _text(error: Exception) -> str:
+    """What an exception says, in one line; ml_collections wraps one exception in another."""
+    if len(error.args) == 1 and isinstance(error.args[0], Exception):
+        return _text(error.args[0])
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:300] or type(error).__name__

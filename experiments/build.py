@@ -81,7 +81,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     x = dataset.splits["train"].arrays["x"]
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     example = jax.eval_shape(lambda x: task.inputs(x, None, False), example)
-    task = _with_axes(task, model, example, model_name, dataset_name)
+    with _about("model"):
+        task = _with_axes(task, model, example, model_name, dataset_name)
 
     population = dataset.splits["train"].num_clients
     if given["clients_per_round"] > population:

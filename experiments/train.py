@@ -8,12 +8,12 @@ Run again in the same directory to resume. SIGTERM and SIGINT finish the running
 checkpoint and exit with 0; bad input exits with 2 before anything is compiled or written.
 """
 
-from absl import app, flags
+from absl import app
 
 from experiments import binary
 
 _CONFIG = binary.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go.")
+_WORKDIR = binary.define_workdir()
 
 
 def main(_):

@@ -129,7 +129,7 @@ def shrunk(path):
 
 def params_of_client(experiment):
     """Numbers of the server's parameters and of those that a client trains."""
-    params = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in shapes(experiment).items()}
+    params = jax.eval_shape(experiment.init_params)
 
     def trained(params):
         view = server_view(params)
@@ -141,10 +141,6 @@ def params_of_client(experiment):
 
     count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     return count(params), count(jax.eval_shape(trained, params))
-
-
-def shapes(experiment):
-    return jax.eval_shape(experiment.make_params)
 
 
 def test_configs_are_found():

@@ -35,7 +35,7 @@ def _head(model: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array
         dtype=model.dtype,
         name="dense1",
     )(x)
-    x = nn.Dropout(rate, deterministic=not train)(nn.relu(x))
+    x = layers.Dropout(rate)(nn.relu(x), train=train)
     x = nn.Dense(model.num_classes, kernel_init=_INIT, dtype=model.dtype, name="logits")(x)
     return x.astype("float32")
 
@@ -56,7 +56,7 @@ class EmnistCnn(nn.Module):
         x = nn.relu(_conv(self, "conv1", 3, "VALID")(x))
         x = nn.relu(_conv(self, "conv2", 3, "VALID")(x))
         x = convolution.max_pool(x)
-        x = nn.Dropout(0.25 * self.dropout, deterministic=not train)(x)
+        x = layers.Dropout(0.25 * self.dropout)(x, train=train)
         return _head(self, x, 0.5 * self.dropout, train)
 
 

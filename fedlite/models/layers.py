@@ -90,6 +90,29 @@ class Conv(nn.Module):
         return y
 
 
+class Dropout(nn.Module):
+    """Zeroes each entry with probability `rate` in training and scales the rest by 1 / (1 - rate).
+
+    Draws 16 random bits an entry where `nn.Dropout` draws 32, so `rate` is met to 2^-17. Drawing
+    is what dropout costs: at the pooled layer of `emnist_cnn` with batches of 20, forward and
+    backward, 0.5 ms instead of 0.8 (two busy CPU cores).
+
+    Attributes:
+      rate: probability, in [0, 1).
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps an array to its shape; draws from the rng "dropout" if `train`."""
+        if not train or self.rate == 0:
+            return x
+        words = jax.random.bits(self.make_rng("dropout"), ((x.size + 1) // 2,), jnp.uint32)
+        halves = jnp.concatenate([words & 0xFFFF, words >> 16])[: x.size].reshape(x.shape)
+        return jnp.where(halves >= round(self.rate * 2**16), x / (1 - self.rate), 0)
+
+
 def group_norm(group_size: int, *, name: str, dtype: str) -> nn.GroupNorm:
     """Group normalisation (arXiv 1803.08494) over consecutive `group_size` channels.
 

@@ -86,11 +86,11 @@ class TransformerLayer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         """Maps [batch, length, features] to the same shape; `mask` as of `attention_mask`."""
         y = SelfAttention(self.heads, self.head_size, self.dtype, name="attention")(x, mask)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = layers.Dropout(self.dropout)(y, train=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm1")(x + y)
         y = nn.Dense(self.ffn, kernel_init=_INIT, dtype=self.dtype, name="ffn1")(x)
         y = nn.Dense(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="ffn2")(nn.relu(y))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = layers.Dropout(self.dropout)(y, train=train)
         return nn.LayerNorm(dtype=self.dtype, name="norm2")(x + y)
 
 
@@ -114,7 +114,7 @@ class TransformerLm(nn.Module):
         y = embed(x) * self.embed**0.5
         y = y + sinusoidal_positions(x.shape[1], self.embed).astype(self.dtype)
         y = nn.Dense(self.d_model, kernel_init=_INIT, dtype=self.dtype, name="in_projection")(y)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = layers.Dropout(self.dropout)(y, train=train)
         for i in range(1, len(self.widths) // 2 + 1):
             y = TransformerLayer(
                 self.widths[f"layer{i}/heads"],

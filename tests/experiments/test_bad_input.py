@@ -1,70 +1,33 @@
 """Bad input ends in one line that names it and the remedy, code 2, nothing compiled or written."""
 
-import errno
 import importlib.util
-import json
-import shutil
-import sys
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from ml_collections import config_dict
 
-from fedlite import data
-from fedlite.data.federated import FederatedDataset, Split
-from fedlite.federated.workdir import Workdir
-from tests.experiments.conftest import TINY
+from tests.experiments import cli
 
-# What a training run compiles; seeding a key compiles a trifle that does not matter.
-PROGRAMS = {"jit(run_rounds)", "jit(_score)", "jit(step)", "jit(<lambda>)", "pmap(run_rounds)"}
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """Names of the programs that were compiled since the list was cleared."""
-    names = []
-
-    def listen(event, duration, fun_name="", **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
+# What a run compiles; seeding a key compiles a trifle that does not matter.
+PROGRAMS = {"jit(<lambda>)", "jit(run_rounds)", "pmap(run_rounds)", "jit(_score)", "jit(step)"}
 
 
 @pytest.fixture
-def refused(run, tmp_path, compiled):
-    """refused(*fragments, args=..., workdir=...): the run is refused with such a line."""
+def refused(tmp_path):
+    """refused(*fragments, args=..., config=...): the run is refused with such a line."""
 
-    def check(*fragments, args=(), config=TINY, workdir=tmp_path / "run"):
-        compiled.clear()
-        before = _contents(workdir)
-        outcome = run(f"--config={config}", *args, f"--workdir={workdir}")
+    def check(*fragments, args=(), config=cli.TINY):
+        outcome = cli.run(f"--config={config}", *args, f"--workdir={tmp_path}/run")
         assert outcome.code == 2, outcome
         assert outcome.stdout == ""
         (line,) = outcome.stderr.splitlines()
         assert line.startswith("error: ")
         for fragment in fragments:
             assert fragment in line
-        assert not PROGRAMS & set(compiled)
-        assert _contents(workdir) == before
+        assert not PROGRAMS & set(outcome.compiled)
+        assert not (tmp_path / "run").exists()
 
     return check
 
-
-def _contents(directory):
-    if not directory.is_dir():
-        return directory.exists()
-    return {
-        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
-        for path in directory.rglob("*")
-    }
-
-
-MNIST_TO_TEXT = ["--config.model.name=char_lstm"]
 
 OVERRIDES = {
     "unknown_key": (["--config.round=3"], ["unknown config key round", "did you mean rounds?"]),
@@ -89,7 +52,7 @@ OVERRIDES = {
     "section_by_a_scalar": (["--config.dataset=5"], ["dataset is a section", "KEY"]),
     "section_by_a_dict": (
         ["--config.dataset={'name': 'digits'}"],
-        ["the config lacks dataset.clients", "configs.common.base()"],
+        ["the config lacks dataset.alpha", "configs.common.base()"],
     ),
     "zero_rounds": (["--config.rounds=0"], ["rounds = 0 is out of range", "1 to"]),
     "negative_seed": (["--config.seed=-1"], ["seed = -1 is out of range", "0 to"]),
@@ -181,11 +144,146 @@ OVERRIDES = {
         ["devices = 99", "xla_force_host_platform_device_count"],
     ),
     "unexpected_argument": (["fast"], ["unexpected argument 'fast'", "--help"]),
-    "unknown_flag": (["--rounds=3"], ["'rounds'"]),
+    "unknown_flag": (["--rounds=3"], ["unknown option --rounds", "--config.KEY"]),
 }
 
 
 @pytest.mark.parametrize("case", OVERRIDES)
-def test_override(case, refused, capsys):
+def test_override(case, refused):
     args, fragments = OVERRIDES[case]
     refused(*fragments, args=args)
+
+
+BASE = "from configs import common\ndef get_config():\n    config = "
+DIGITS = BASE + "common.base('digits', 'mlp', 'fedavg')\n"
+FILES = {
+    "syntax_error": ("def get_config(:\n", [":1: invalid syntax", "mend the file"]),
+    "no_get_config": ("config = {}\n", ["has no function get_config()", "mnist5k_cnn.py"]),
+    "get_config_is_a_dict": ("get_config = {}\n", ["has no function get_config()"]),
+    "returns_nothing": ("def get_config():\n    pass\n", ["returns NoneType", "common.base()"]),
+    "returns_a_dict": ("def get_config():\n    return {}\n", ["returns dict", "common.base()"]),
+    "raises": ("def get_config():\n    return 1 / 0\n", [":2: ZeroDivisionError: division by"]),
+    "raises_when_loaded": (
+        "import no_such_module\n",
+        [":1: ModuleNotFoundError", "no_such_module"],
+    ),
+    "raises_an_os_error": ("open('/no/such')\n", [":1: FileNotFoundError", "mend the file"]),
+    "exits": ("raise KeyError('key')\n", [":1: KeyError: key"]),
+    "empty_config": (
+        "import ml_collections as m\ndef get_config():\n    return m.ConfigDict()\n",
+        ["the config needs dataset.name", "configs.common.base()"],
+    ),
+    "unknown_dataset": (
+        BASE + "common.base('digitz', 'mlp', 'fedavg')\n",
+        [":3: unknown data set 'digitz'", "mnist5k"],
+    ),
+    "unknown_section": (
+        DIGITS + "    config.federated_dropuot.rates = ()\n",
+        [":4: AttributeError", "federated_dropuot", "federated_dropout"],
+    ),
+    "wrong_type": (
+        DIGITS + "    config.rounds = 'many'\n",
+        [":4: TypeError", "rounds"],
+    ),
+    "unknown_key": (
+        DIGITS + "    config.fedprox.moo = 1.0\n    return config\n",
+        ["unknown config key fedprox.moo", "fedprox has mu"],
+    ),
+    "unknown_key_at_the_top": (
+        DIGITS + "    config.learning_rate = 1.0\n    return config\n",
+        ["unknown config key learning_rate", "client_optimizer"],
+    ),
+    "missing_key": (
+        DIGITS + "    del config.client_optimizer.momentum\n    return config\n",
+        ["the config lacks client_optimizer.momentum", "configs.common.base()"],
+    ),
+    "missing_section": (
+        DIGITS + "    del config.dataset\n    return config\n",
+        ["the config needs dataset.name"],
+    ),
+    "section_by_a_scalar": (
+        DIGITS + "    del config.task\n    config.task = 3\n    return config\n",
+        ["task is a section, not 3"],
+    ),
+    "value_by_none": (
+        DIGITS + "    config.rounds = None\n    return config\n",
+        ["rounds must be of type int", "None"],
+    ),
+    "not_for_json": (
+        DIGITS + "    config.method = 'federated_dropout'\n"
+        "    config.federated_dropout.rates = ((b'x', 0.5),)\n    return config\n",
+        ["a value that config.json cannot hold", "bytes"],
+    ),
+    "text_model_on_images": (
+        BASE + "common.base('digits', 'char_lstm', 'fedavg')\n    return config\n",
+        ["config.model", "reads integer tokens", "choose a text data set or another model"],
+    ),
+    "image_model_on_text": (
+        BASE + "common.base('shakespeare', 'emnist_cnn', 'fedavg')\n    return config\n",
+        [
+            "config.model: emnist_cnn reads float images",
+            "choose an image data set or another model",
+        ],
+    ),
+    "images_too_small": (
+        BASE + "common.base('digits', 'emnist_cnn', 'fedavg')\n"
+        "    config.task.crop = 5\n    return config\n",
+        ["emnist_cnn needs images of at least 6x6, got 5x5", "choose another"],
+    ),
+    "crop_of_text": (
+        BASE + "common.base('shakespeare', 'char_lstm', 'fedavg')\n"
+        "    config.task.crop = 5\n    return config\n",
+        ["task.crop is for images", "unset it"],
+    ),
+    "missing_tff_file": (
+        BASE + "common.base('emnist', 'emnist_cnn', 'fedavg')\n"
+        "    config.dataset.data_dir = '/no/such'\n    return config\n",
+        ["/no/such/emnist_all.sqlite is not there", "download https://", "set data_dir"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_config_file(case, refused, tmp_path):
+    text, fragments = FILES[case]
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    refused(*fragments, config=file)
+
+
+def test_config_is_elsewhere(refused, tmp_path):
+    refused("is not there; see configs/", str(tmp_path / "no.py"), config=tmp_path / "no.py")
+    refused("is a directory; name a file", config=tmp_path)
+    refused("ValueError: invalid literal for int()", "tiny.py:", config=f"{cli.TINY}:many")
+
+
+def test_flags_that_are_missing(tmp_path):
+    for args, fragment in (
+        ([f"--workdir={tmp_path}/run"], "--config is needed"),
+        ([f"--workdir={tmp_path}/run", "--config.rounds=3"], "--config.rounds needs a --config"),
+        ([f"--config={cli.TINY}"], "--workdir is needed"),
+        ([f"--config={cli.TINY}", "--workdir="], "--workdir is needed"),
+    ):
+        outcome = cli.run(*args)
+        assert outcome.code == 2
+        (line,) = outcome.stderr.splitlines()
+        assert fragment in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_package_is_missing(refused, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    refused("config.dataset", "'sklearn' is not installed", "pip install scikit-learn")
+
+
+def test_no_such_platform(tmp_path, monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda':\nno such thing")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    outcome = cli.run(f"--config={cli.TINY}", f"--workdir={tmp_path}/run")
+    assert outcome.code == 2
+    (line,) = outcome.stderr.splitlines()
+    assert "JAX_PLATFORMS=cuda" in line and "Unable to initialize backend" in line
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,9 @@
-"""A config that runs in a second: digits, a small perceptron, three methods in a chain."""
+"""A config that runs in seconds: digits, a small perceptron, three methods in a chain."""
 
 from configs import common
 
 
-def get_config(rounds="6"):
+def get_config(rounds="30"):
     config = common.base(
         "digits",
         "mlp",

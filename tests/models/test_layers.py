@@ -44,6 +44,19 @@ def test_group_norm_has_fixed_channels_per_group():
     np.testing.assert_allclose(narrow, y[..., kept], atol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
+def test_dropout_keeps_the_mean_and_drops_its_share(rate):
+    x = np.full((101, 99), 3.0, np.float32)  # an odd size, so that the last half word is cut
+    dropout = layers.Dropout(rate)
+    rngs = {"dropout": jax.random.key(0)}
+    y = np.asarray(dropout.apply({}, x, train=True, rngs=rngs))
+    np.testing.assert_array_equal(np.unique(y), np.float32([0, 3 / (1 - rate)] if rate else [3]))
+    assert abs((y == 0).mean() - rate) < 0.015  # three standard deviations at rate 0.5
+    first, second = (y == 0).ravel()[: 2 * (y.size // 2)].reshape(2, -1)
+    assert abs((first & second).mean() - rate**2) < 0.02  # both halves of a word are independent
+    np.testing.assert_array_equal(dropout.apply({}, x, train=False), x)
+
+
 def reference_conv(params, name, x, padding):
     y = lax.conv_general_dilated(
         x, params[f"{name}/kernel"], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -85,7 +98,7 @@ def test_dropout_scale_sets_both_rates():
     rates = []
 
     def record(next_call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout):
+        if isinstance(context.module, layers.Dropout):
             rates.append(context.module.rate)
         return next_call(*args, **kwargs)
 

@@ -1,0 +1,105 @@
+"""Runs the train binary: in this process, or in one of its own."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import flags, logging
+from absl.testing import flagsaver
+
+from experiments import binary, train
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = pathlib.Path(__file__).with_name("tiny.py")
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    # Names of the programs that were compiled, or read from the cache of compiled programs.
+    compiled: list[str]
+
+
+def run(*arguments) -> Outcome:
+    """The train binary's whole path, in this process."""
+    argv, before = ["train", *map(str, arguments)], sys.argv
+    saved, verbosity = flagsaver.save_flag_values(flags.FLAGS), logging.get_verbosity()
+    out, err, compiled = io.StringIO(), io.StringIO(), []
+
+    def listen(event, _, fun_name="", **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    code = 0
+    try:
+        # ml_collections looks for overrides there.
+        sys.argv = argv
+        flags.FLAGS.unparse_flags()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            binary.guarded(train.main)(binary.parse_flags(argv))
+    except SystemExit as exit_:
+        code = exit_.code
+    finally:
+        sys.argv = before
+        flagsaver.restore_flag_values(saved, flags.FLAGS)
+        logging.set_verbosity(verbosity)
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return Outcome(code, out.getvalue(), err.getvalue(), compiled)
+
+
+def start(*arguments, program=("-m", "experiments.train"), **environment) -> subprocess.Popen:
+    """The train binary in a process of its own, or another program with its arguments."""
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 120.0) -> Outcome:
+    """Waits for a process; kills it where it takes too long."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return Outcome(process.returncode, out, err, [])
+
+
+def assert_same_run(one: pathlib.Path, other: pathlib.Path):
+    """Both runs ended alike: every line of metrics, every bit of the last checkpoint."""
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (one, other)]
+    for summary in summaries:
+        # Times differ, and so does what is computed from them.
+        del summary["seconds"], summary["clients_per_second"]
+    assert summaries[0] == summaries[1]
+    arrays = [last_checkpoint(path) for path in (one, other)]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        assert array.dtype == arrays[1][name].dtype
+        assert array.tobytes() == arrays[1][name].tobytes()
+
+
+def last_checkpoint(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """The server's arrays (parameters, optimiser, method) as orbax reads them."""
+    with ocp.CheckpointManager(workdir.absolute() / "checkpoints", item_names=("arrays",)) as all_:
+        loaded = all_.restore(
+            all_.latest_step(), args=ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        )
+    return {name: np.asarray(value) for name, value in loaded["arrays"].items()}
