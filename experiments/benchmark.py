@@ -78,6 +78,7 @@ class Runner:
         on_device = -(-case.clients // jax.device_count())
         self._split = split
         self._case = case
+        self.params = sum(value.size for value in params.values())
         self._engine = Engine(
             task=self._task,
             method=methods.build_chain(spec, context, sections),

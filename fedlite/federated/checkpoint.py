@@ -5,6 +5,7 @@ of progress with the name, shape, type and checksum of every array. Orbax writes
 name and renames at the end.
 """
 
+import contextlib
 import json
 import pathlib
 import zlib
@@ -20,6 +21,7 @@ from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
 
 _FORMAT = 2
+_NONE = "none"
 
 
 class Restored(NamedTuple):
@@ -36,16 +38,17 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 3):
         self._directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_names=("arrays", "clients", "progress"),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=True,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,
-            ),
-        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                item_names=("arrays", "clients", "progress"),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    create=True,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=False,
+                ),
+            )
 
     def save(
         self,
@@ -63,19 +66,18 @@ class Checkpoints:
           progress: JSON values.
         """
         leaves = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        # Orbax refuses an empty tree.
-        clients = {"none": np.zeros(1), **clients}
         contents = {
             "format": _FORMAT,
             "leaves": _describe(tree),
+            "empty": [_empty(leaves), _empty(clients)],
             "checksums": _checksums({**leaves, **clients}),
             "progress": progress,
         }
         self._manager.save(
             round_number,
             args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(leaves),
-                clients=ocp.args.StandardSave(clients),
+                arrays=ocp.args.StandardSave(_full(leaves)),
+                clients=ocp.args.StandardSave(_full(clients)),
                 progress=ocp.args.JsonSave(contents),
             ),
             force=True,
@@ -97,7 +99,8 @@ class Checkpoints:
         reason = ""
         for number in sorted(self._manager.all_steps(), reverse=True):
             try:
-                contents, leaves, clients = self._read(number)
+                with _quiet():
+                    contents, leaves, clients = self._read(number)
             except Exception as error:  # Orbax raises many kinds, for a truncated file among them.
                 reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
                 unreadable.append(number)
@@ -138,11 +141,17 @@ class Checkpoints:
         contents = loaded["progress"]
         if contents["format"] != _FORMAT:
             return contents, [], {}
-        leaves = {name: np.asarray(value) for name, value in loaded["arrays"].items()}
-        clients = {name: np.asarray(value) for name, value in loaded["clients"].items()}
+        leaves, clients = (
+            {
+                **{
+                    name: np.asarray(value) for name, value in loaded[item].items() if name != _NONE
+                },
+                **{name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()},
+            }
+            for item, empty in zip(("arrays", "clients"), contents["empty"])
+        )
         if _checksums({**leaves, **clients}) != contents["checksums"]:
             raise ValueError("its checksums differ")
-        del clients["none"]
         return contents, [leaves[name] for name in sorted(leaves)], clients
 
     def _check(self, number: int, contents: Mapping[str, Any], template: Any):
@@ -180,11 +189,31 @@ def fingerprint(dataset: FederatedDataset) -> str:
     return f"{crc:08x}"
 
 
+@contextlib.contextmanager
+def _quiet():
+    """Keeps orbax from reporting what is reported here in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def _describe(tree: Any) -> list[list]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
         [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves
     ]
+
+
+def _full(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Orbax refuses arrays of no entries, and trees of no arrays.
+    return {name: array for name, array in arrays.items() if array.size} or {_NONE: np.zeros(1)}
+
+
+def _empty(arrays: Mapping[str, np.ndarray]) -> dict[str, list]:
+    return {name: [list(a.shape), str(a.dtype)] for name, a in arrays.items() if not a.size}
 
 
 def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -101,7 +101,10 @@ class _Run:
             options=experiment.options,
             seed=experiment.seed,
         )
-        self.server = self.engine.init(experiment.init_params())
+        # By way of the host, as from a checkpoint: arrays that are committed to their device and
+        # those that are not make two programs, and a resumed run would compile its own.
+        server = self.engine.host(self.engine.init(experiment.init_params()))
+        self.server = self.engine.place(jax.tree.map(np.asarray, server))
         self.meter = Meter(train_split.num_clients)
         self.evaluators = {
             name: Evaluator(experiment.task, split)
@@ -191,8 +194,8 @@ class _Run:
         if result.nonfinite and not result.examples:
             raise UserError(
                 f"round {self.round}: no client's update is finite; lower "
-                "client_optimizer.learning_rate or set client_optimizer.clip (the last checkpoint "
-                f"in {self.workdir.checkpoints} is untouched)"
+                "client_optimizer.learning_rate or set client_optimizer.clip, in another --workdir "
+                f"(the last checkpoint in {self.workdir.checkpoints} is untouched)"
             )
 
     def _evaluate(self, bar: ProgressBar):

@@ -16,7 +16,11 @@ Rounding, EMNIST CNN's second layer in float32, largest error over the result's 
 (value, input gradient, kernel gradient): patches 4e-6, 1e-6, 2e-6; XLA on a CPU 4e-6, 5e-6,
 2e-5; winograd 3e-5, 2e-5, 5e-5.
 
-MEASURED
+SGD steps a second, EMNIST CNN, batch of 20, jax 0.10.2, two otherwise idle cores (440 GFLOP/s
+in large matrix products); in parentheses at half the widths. Clients and steps in nested
+scans: winograd 219 (562), patches 110 (347). Steps unrolled and dispatched by client: XLA 89
+(273), and 50 where its pooling is `lax.reduce_window`, too. On a CPU, map clients one after
+another: `vmap` over two of them makes a step of winograd's some three times slower.
 """
 
 import functools
@@ -33,7 +37,7 @@ IMPLEMENTATIONS = ("auto", "xla", "patches", "winograd")
 
 _FEW_CHANNELS = 4  # Up to here Winograd's transforms cost more than they save.
 
-# Lavin and Gray, equation 14, for the interpolation points 0, 1, -1, 2, -2 and infinity.
+# Of F(4x4, 3x3), for the interpolation points 0, 1, -1, 2, -2 and infinity.
 _INPUT_TRANSFORM = np.array(
     [
         [4, 0, -5, 0, 1, 0],

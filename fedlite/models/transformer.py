@@ -41,9 +41,9 @@ def attention_mask(tokens: jax.Array) -> jax.Array:
       bool [batch, 1, length, length], True where the query (third axis) sees the key.
     """
     length = tokens.shape[1]
-    earlier = np.tri(length, k=-1, dtype=bool)
+    causal = np.tri(length, dtype=bool)
     # Itself always: a softmax over no key at all would spread over the future.
-    mask = (earlier & (tokens != 0)[:, None]) | np.eye(length, dtype=bool)
+    mask = (causal & (tokens != 0)[:, None]) | np.eye(length, dtype=bool)
     return mask[:, None]
 
 

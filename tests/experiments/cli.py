@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import logging as std_logging
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 from typing import NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags, logging
 from absl.testing import flagsaver
+from tensorboardX.proto import event_pb2
 
 from experiments import binary, train
 
@@ -43,6 +46,9 @@ def run(*arguments) -> Outcome:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     code = 0
+    # absl writes to the stream that was there when it was imported.
+    log = std_logging.StreamHandler(err)
+    std_logging.getLogger("absl").addHandler(log)
     try:
         # ml_collections looks for overrides there.
         sys.argv = argv
@@ -55,6 +61,7 @@ def run(*arguments) -> Outcome:
         sys.argv = before
         flagsaver.restore_flag_values(saved, flags.FLAGS)
         logging.set_verbosity(verbosity)
+        std_logging.getLogger("absl").removeHandler(log)
         jax.monitoring.unregister_event_duration_listener(listen)
     return Outcome(code, out.getvalue(), err.getvalue(), compiled)
 
@@ -103,3 +110,20 @@ def last_checkpoint(workdir: pathlib.Path) -> dict[str, np.ndarray]:
             all_.latest_step(), args=ocp.args.Composite(arrays=ocp.args.StandardRestore())
         )
     return {name: np.asarray(value) for name, value in loaded["arrays"].items()}
+
+
+def tensorboard_steps(directory: pathlib.Path) -> dict[str, list[int]]:
+    """The steps of every tag that TensorBoard shows of a run's event files."""
+    shown = {}
+    for file in sorted(directory.iterdir()):
+        data, position = file.read_bytes(), 0
+        while position < len(data):
+            # A record is its length, a checksum, the event and another checksum.
+            (length,) = struct.unpack_from("<Q", data, position)
+            event = event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
+            position += length + 16
+            if event.session_log.status == event_pb2.SessionLog.START:
+                shown = {tag: [s for s in steps if s < event.step] for tag, steps in shown.items()}
+            for value in event.summary.value:
+                shown.setdefault(value.tag, []).append(event.step)
+    return shown

@@ -287,3 +287,22 @@ def test_no_such_platform(tmp_path, monkeypatch):
     (line,) = outcome.stderr.splitlines()
     assert "JAX_PLATFORMS=cuda" in line and "Unable to initialize backend" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_in_a_process_of_its_own(tmp_path):
+    arguments = f"--config={cli.TINY}", f"--workdir={tmp_path}/run"
+    processes = {
+        "error: unknown config key round: did you mean rounds?": cli.start(
+            *arguments, "--config.round=3"
+        ),
+        "error: JAX_PLATFORMS=tin: JAX finds no such device": cli.start(
+            *arguments, JAX_PLATFORMS="tin"
+        ),
+    }
+    for message, process in processes.items():
+        outcome = cli.finish(process)
+        assert outcome.code == 2
+        assert outcome.stdout == ""
+        (line,) = outcome.stderr.splitlines()
+        assert line.startswith(message)
+    assert not list(tmp_path.iterdir())

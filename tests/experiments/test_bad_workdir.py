@@ -14,8 +14,8 @@ TRAINING = {"jit(run_rounds)", "pmap(run_rounds)", "jit(_score)", "jit(step)"}
 
 
 def _contents(directory):
-    if not directory.is_dir():
-        return directory.exists()
+    if not os.path.isdir(directory):
+        return os.path.exists(directory)
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -23,7 +23,7 @@ def _contents(directory):
 
 
 def _refused(workdir, *fragments, args=()):
-    before = _contents(workdir) if isinstance(workdir, os.PathLike) else None
+    before = _contents(workdir)
     outcome = cli.run(f"--config={cli.TINY}", *args, f"--workdir={workdir}")
     assert outcome.code == 2, outcome
     (line,) = outcome.stderr.splitlines()
@@ -31,8 +31,7 @@ def _refused(workdir, *fragments, args=()):
     for fragment in fragments:
         assert fragment in line
     assert not TRAINING & set(outcome.compiled)
-    if before is not None:
-        assert _contents(workdir) == before
+    assert _contents(workdir) == before
 
 
 @pytest.fixture
@@ -49,7 +48,6 @@ def test_is_a_file(tmp_path):
 
 def test_is_remote():
     _refused("gs://bucket/run", "--workdir=gs://bucket/run is no local directory")
-    assert not os.path.exists("gs:")
 
 
 def test_name_is_too_long(tmp_path):
@@ -62,24 +60,12 @@ def test_is_not_writable(tmp_path, monkeypatch):
     _refused(tmp_path / "run", f"{tmp_path} cannot be written", "name another directory")
 
 
-def test_cannot_be_made(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    _refused(tmp_path / "link", "link cannot be used (File exists", "name another directory")
-
-
 def test_holds_another_config(workdir):
     _refused(workdir, "seed was 0 and is 1", "use another --workdir", args=["--config.seed=1"])
     _refused(
         workdir,
         "quantize.up was 'uniform8' and is 'uniform4'",
         args=["--config.quantize.up=uniform4"],
-    )
-    _refused(
-        workdir,
-        "quantize",
-        "is gone",
-        args=["--config.method=federated_dropout"] * 0
-        + ["--config.method=partial_training+federated_dropout"],
     )
 
 
@@ -110,17 +96,17 @@ def test_is_in_use(workdir):
         _refused(workdir, "is in use by another process", "use another --workdir")
 
 
-def test_checkpoints_of_another_model(workdir):
+def test_checkpoints_of_another_run(workdir):
     config = json.loads((workdir / "config.json").read_text())
-    config["model"]["hidden"] = [16, 10]
+    config["server_optimizer"]["name"] = "momentum"
     (workdir / "config.json").write_text(json.dumps(config))
     _refused(
         workdir,
-        "is of another model or method",
-        "dense2/bias'] float32[12]",
-        "dense2/bias'] float32[10]",
+        "the checkpoint of round 30 is of another model or method",
+        ".opt_state[0].count int32[]",
+        ".opt_state[0].trace['dense1/kernel'] float32[8, 8, 1, 16]",
         "use another --workdir",
-        args=["--config.model.hidden=(16, 10)"],
+        args=["--config.server_optimizer.name=momentum"],
     )
 
 

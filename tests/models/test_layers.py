@@ -50,10 +50,11 @@ def test_dropout_keeps_the_mean_and_drops_its_share(rate):
     dropout = layers.Dropout(rate)
     rngs = {"dropout": jax.random.key(0)}
     y = np.asarray(dropout.apply({}, x, train=True, rngs=rngs))
-    np.testing.assert_array_equal(np.unique(y), np.float32([0, 3 / (1 - rate)] if rate else [3]))
+    np.testing.assert_allclose(np.unique(y), [0, 3 / (1 - rate)] if rate else [3], rtol=1e-6)
     assert abs((y == 0).mean() - rate) < 0.015  # three standard deviations at rate 0.5
-    first, second = (y == 0).ravel()[: 2 * (y.size // 2)].reshape(2, -1)
-    assert abs((first & second).mean() - rate**2) < 0.02  # both halves of a word are independent
+    # Entries half the array apart share a random word and must still be independent.
+    dropped = (y == 0).ravel()
+    assert abs((dropped[:4999] & dropped[5000:]).mean() - rate**2) < 0.02
     np.testing.assert_array_equal(dropout.apply({}, x, train=False), x)
 
 
