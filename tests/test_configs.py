@@ -108,6 +108,9 @@ def data_files(tmp_path_factory):
         with tfds.testing.mock_data(num_examples=2000):
             return load(name, **dict(options))
 
+    # Half of the time: what compiles here runs for milliseconds.
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.setenv("FEDLITE_CACHE", str(home / "cache"))
@@ -115,6 +118,7 @@ def data_files(tmp_path_factory):
             fedlite.data, "load", lambda name, **o: load_once(name, tuple(sorted(o.items())))
         )
         yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def module(path):
@@ -125,6 +129,10 @@ def shrunk(path):
     config = module(path).get_config()
     config.update_from_flattened_dict(tiny.overrides(config))
     return config
+
+
+def size(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def params_of_client(experiment):
@@ -139,8 +147,7 @@ def params_of_client(experiment):
         view, _ = experiment.method.select(state, mine, Keys(key, key), view)
         return {path: part.value for path, part in view.trained.items()}
 
-    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-    return count(params), count(jax.eval_shape(trained, params))
+    return size(params), size(jax.eval_shape(trained, params))
 
 
 def test_configs_are_found():

@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/federated_dropout/shakespeare_transformer.py \
         --workdir=DIR
 
-0.XX of FedAvg's bytes each way.
+0.677 of FedAvg's bytes each way.
 """
 
 from configs.fedavg import shakespeare_transformer

@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/fedpt/shakespeare_transformer.py --workdir=DIR
 
-XX of 407,776 parameters are trained and sent.
+144,352 of 407,776 parameters are trained and sent: 2.8 times fewer bytes each way.
 """
 
 from configs.fedavg import shakespeare_transformer

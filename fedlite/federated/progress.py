@@ -1,6 +1,9 @@
-"""What a person sees of a run: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees of a run: a bar on a terminal or lines in a log, and TensorBoard."""
 
+import os
+import pathlib
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -11,6 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 class ProgressBar:
@@ -60,3 +66,35 @@ class ProgressBar:
     def evaluated(self, accuracy: float):
         """After an evaluation."""
         self._accuracy = f" accuracy {accuracy:.3f}"
+
+
+class Board:
+    """TensorBoard's events of a run; a context manager.
+
+    `tensorboardX.SummaryWriter` hands events to a queue that `flush` does not wait for, so a
+    kill would lose those of rounds that are not run again.
+    """
+
+    def __init__(self, directory: pathlib.Path, first: int):
+        """Hides what a killed run showed of round `first` and later ones."""
+        directory.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
+        self._write(first, session_log=SessionLog(status=SessionLog.START))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._writer.close()
+
+    def add(self, round_number: int, kind: str, values: Mapping[str, float]):
+        """Shows values of a round under "kind/name"."""
+        shown = [Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
+        self._write(round_number, summary=Summary(value=shown))
+
+    def flush(self):
+        """When it returns, all events are on disk."""
+        self._writer.flush()
+
+    def _write(self, step: int, **fields):
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **fields))

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tensorboardX
 
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
@@ -21,7 +20,7 @@ from fedlite.federated.engine import Engine, EngineOptions, RoundResult
 from fedlite.federated.evaluation import Evaluator
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.meter import Meter
-from fedlite.federated.progress import ProgressBar
+from fedlite.federated.progress import Board, ProgressBar
 from fedlite.federated.workdir import Workdir
 from fedlite.methods import Method, Recipe
 from fedlite.tasks import Task
@@ -127,7 +126,7 @@ class _Run:
             if self.round < experiment.rounds:
                 with (
                     ProgressBar(title, experiment.rounds, self.round) as bar,
-                    self._open_board() as self.board,
+                    Board(self.workdir.tensorboard, self.round + 1) as self.board,
                 ):
                     self._rounds(bar, stopped)
             if self.round < experiment.rounds:
@@ -145,10 +144,6 @@ class _Run:
                 self._save()
         if self.round:
             self._save()
-
-    def _open_board(self) -> tensorboardX.SummaryWriter:
-        # What a killed run showed of rounds that come again is hidden.
-        return tensorboardX.SummaryWriter(str(self.workdir.tensorboard), purge_step=self.round + 1)
 
     def _due(self, every: int) -> bool:
         return self.round % every == 0 or self.round == self.experiment.rounds
@@ -189,8 +184,7 @@ class _Run:
             "total_bytes": self.meter.total,
         }
         self.workdir.append(self.round, "train", values)
-        for name, value in values.items():
-            self.board.add_scalar(f"train/{name}", value, self.round)
+        self.board.add(self.round, "train", values)
         if result.nonfinite and not result.examples:
             raise UserError(
                 f"round {self.round}: no client's update is finite; lower "
@@ -204,8 +198,7 @@ class _Run:
             metrics = evaluator(params)
             values = {"split": name, **metrics, "total_bytes": self.meter.total}
             self.workdir.append(self.round, "eval", values)
-            for key in ("loss", "accuracy"):
-                self.board.add_scalar(f"{name}/{key}", metrics[key], self.round)
+            self.board.add(self.round, name, {k: metrics[k] for k in ("loss", "accuracy")})
             if name == "test":
                 self.final = {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
                 if "client_accuracy" in metrics:
@@ -217,11 +210,12 @@ class _Run:
                         "round": self.round,
                     }
                 bar.evaluated(metrics["accuracy"])
+        self.board.flush()
 
     def _save(self):
         if self.round == self.last_saved:
             return
-        # Tensorboard's events of these rounds are not written again either.
+        # Their events are not written again either.
         self.board.flush()
         self.checkpoints.save(
             self.round,

@@ -114,18 +114,14 @@ class SubModel(Method):
             axes = self.axes.of(path)
             if not any(axis and axis.width in kept for axis in axes):
                 return part
-            ndim = part.value.ndim
-            hit = mask(axes, kept, ndim)
+            hit = mask(axes, kept, part.value.ndim)
             full = part.map_arrays(lambda array: put(axes, array, kept, hit))
-            shape = full.value.shape
-            held = jnp.broadcast_to(hit, shape)
-            cover, sent = full.cover, full.sent
-            if jnp.ndim(sent) == 0:
-                sent = jnp.where(held, sent, 0)
+            # `hit` stays as small as it is: it broadcasts over the axes that nobody drops.
+            cover, sent = full.cover, jnp.where(hit, full.sent, 0)
             if self.aggregation == "count":
-                cover = jnp.where(held, cover, 0.0)
+                cover = jnp.where(hit, cover, 0.0)
             elif jnp.ndim(cover):
-                cover = jnp.where(held, cover, 1.0)
+                cover = jnp.where(hit, cover, 1.0)
             return full._replace(value=full.value / self._scale(path, kept), cover=cover, sent=sent)
 
         parts = {path: back(path, part) for path, part in update.parts.items()}

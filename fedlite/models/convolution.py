@@ -18,9 +18,9 @@ Rounding, EMNIST CNN's second layer in float32, largest error over the result's 
 
 SGD steps a second, EMNIST CNN, batch of 20, jax 0.10.2, two otherwise idle cores (440 GFLOP/s
 in large matrix products); in parentheses at half the widths. Clients and steps in nested
-scans: winograd 219 (562), patches 110 (347). Steps unrolled and dispatched by client: XLA 89
+scans: winograd 219 (548), patches 101 (380). Steps unrolled and dispatched by client: XLA 89
 (273), and 50 where its pooling is `lax.reduce_window`, too. On a CPU, map clients one after
-another: `vmap` over two of them makes a step of winograd's some three times slower.
+another: `vmap` over two of them makes winograd two to three times slower a step.
 """
 
 import functools

@@ -121,7 +121,8 @@ class StochasticUniform:
         levels = 2 ** (self.width - 1) - 1
         level = (encoded.codes & levels).astype(jnp.float32)
         negative = (encoded.codes >> (self.width - 1)) & 1
-        return jnp.where(negative == 1, -level, level) * (encoded.side[0] / levels)
+        # In this order a tiny norm is not flushed to zero before it is multiplied.
+        return jnp.where(negative == 1, -level, level) / levels * encoded.side[0]
 
     def bits(self, side: tuple) -> int:
         """`width`."""

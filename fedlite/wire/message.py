@@ -9,6 +9,7 @@ order of their names, each its side information and then its codes, padded to a 
 holds the two together.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,9 +25,10 @@ class Part(NamedTuple):
 
     Attributes:
       value: down, the weights as the client sees them; up, the update as the server sees it.
-      cover: weight of its claim in the aggregate, a scalar or like `value`. The aggregate of
-        an entry is sum(weight * cover * value) / sum(weight * cover) over the cohort.
-      sent: the entries that are on the wire (nonzero), a scalar or like `value`. It differs
+      cover: weight of its claim in the aggregate, a scalar or an array that broadcasts against
+        `value`. The aggregate of an entry is sum(weight * cover * value) / sum(weight * cover)
+        over the cohort.
+      sent: the entries that are on the wire (nonzero), shaped as `cover` may be. It differs
         from `cover` where an entry that was not sent still claims to be zero.
       bits: bits a sent value; 0: not on the wire. A Python int or an int32 scalar.
       side: scalars of 4 bytes that travel with the values.
@@ -43,10 +45,13 @@ class Part(NamedTuple):
     codes: Any = None
 
     def map_arrays(self, fn) -> "Part":
-        """Applies `fn` to every field that is an array like `value`."""
+        """Applies `fn` to every field that is an array, as an array like `value`."""
+        shape = self.value.shape
 
         def over(field):
-            return field if field is None or jnp.ndim(field) == 0 else fn(field)
+            if field is None or jnp.ndim(field) == 0:
+                return field
+            return fn(jnp.broadcast_to(field, shape))
 
         return self._replace(
             value=fn(self.value),
@@ -63,9 +68,10 @@ def on_wire(part: Part) -> bool:
 
 def sent_values(part: Part):
     """Number of entries on the wire, an int32 scalar."""
-    if jnp.ndim(part.sent) == 0:
-        return (jnp.asarray(part.sent) > 0).astype(jnp.int32) * int(np.prod(part.value.shape))
-    return jnp.sum(jnp.asarray(part.sent) > 0, dtype=jnp.int32)
+    sent = jnp.asarray(part.sent)
+    # Entries of `value` for each entry of `sent`, where that broadcasts.
+    repeats = math.prod(part.value.shape) // math.prod(sent.shape) if sent.size else 0
+    return jnp.sum(sent > 0, dtype=jnp.int32) * repeats
 
 
 def part_bytes(part: Part):

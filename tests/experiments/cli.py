@@ -30,8 +30,10 @@ class Outcome(NamedTuple):
     code: int
     stdout: str
     stderr: str
-    # Names of the programs that were compiled, or read from the cache of compiled programs.
+    # Names of the programs that were compiled or read from the cache of compiled programs, and
+    # how many were compiled that were worth keeping there.
     compiled: list[str]
+    kept: int
 
 
 def run(*arguments) -> Outcome:
@@ -44,7 +46,14 @@ def run(*arguments) -> Outcome:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(fun_name)
 
+    kept = []
+
+    def count(event, **_):
+        if event == "/jax/compilation_cache/cache_misses":
+            kept.append(event)
+
     jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_listener(count)
     code = 0
     # absl writes to the stream that was there when it was imported.
     log = std_logging.StreamHandler(err)
@@ -63,7 +72,8 @@ def run(*arguments) -> Outcome:
         logging.set_verbosity(verbosity)
         std_logging.getLogger("absl").removeHandler(log)
         jax.monitoring.unregister_event_duration_listener(listen)
-    return Outcome(code, out.getvalue(), err.getvalue(), compiled)
+        jax.monitoring.unregister_event_listener(count)
+    return Outcome(code, out.getvalue(), err.getvalue(), compiled, len(kept))
 
 
 def start(*arguments, program=("-m", "experiments.train"), **environment) -> subprocess.Popen:
@@ -84,7 +94,7 @@ def finish(process: subprocess.Popen, timeout: float = 120.0) -> Outcome:
         out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
-    return Outcome(process.returncode, out, err, [])
+    return Outcome(process.returncode, out, err, [], 0)
 
 
 def assert_same_run(one: pathlib.Path, other: pathlib.Path):

@@ -4,8 +4,10 @@ import importlib.util
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
-from tests.experiments import cli
+from fedlite.federated import training
+from tests.experiments import cli, tiny
 
 # What a run compiles; seeding a key compiles a trifle that does not matter.
 PROGRAMS = {"jit(<lambda>)", "jit(run_rounds)", "pmap(run_rounds)", "jit(_score)", "jit(step)"}
@@ -152,6 +154,32 @@ OVERRIDES = {
 def test_override(case, refused):
     args, fragments = OVERRIDES[case]
     refused(*fragments, args=args)
+
+
+def _keys(section, path=""):
+    for key, value in section.items():
+        yield path + key
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{path}{key}.")
+
+
+def test_no_key_takes_nonsense(tmp_path, monkeypatch):
+    """Every key with every value: accepted, or refused in one line."""
+    monkeypatch.setattr(training, "train", lambda *_: None)
+    refusals = 0
+    for key in _keys(tiny.get_config()):
+        for value in ("-1", "nan", "", "x y", "(1,)"):
+            outcome = cli.run(
+                f"--config={cli.TINY}", f"--config.{key}={value}", f"--workdir={tmp_path}/run"
+            )
+            assert outcome.code in (0, 2), (key, value)
+            if outcome.code == 2:
+                refusals += 1
+                (line,) = outcome.stderr.splitlines()
+                assert line.startswith("error: ")
+                assert key.partition(".")[0] in line
+    assert refusals > 200
+    assert not list(tmp_path.iterdir())
 
 
 BASE = "from configs import common\ndef get_config():\n    config = "

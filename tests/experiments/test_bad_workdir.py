@@ -138,4 +138,6 @@ def test_newest_checkpoint_cannot_be_read(workdir, finished):
     assert outcome.code == 0
     assert "The checkpoint of round 30 cannot be read" in outcome.stderr
     assert "resuming from that of round 28" in outcome.stderr
+    # A resumed run is the same program, so it is not compiled again.
+    assert "jit(run_rounds)" in outcome.compiled and outcome.kept == 0
     cli.assert_same_run(workdir, finished)

@@ -72,6 +72,9 @@ def test_kill_at_random_moments(finished, tmp_path):
     assert cli.run(*_arguments(workdir)).code == 0
     cli.assert_same_run(workdir, finished)
     assert not _writes_checkpoint(workdir)
+    shown = cli.tensorboard_steps(workdir / "tensorboard")
+    assert shown["train/loss"] == [*range(1, ROUNDS + 1)]
+    assert shown["test/accuracy"] == [5, 10, 15, 20, 25, 30]
 
 
 def test_kill_between_last_round_and_summary(finished, tmp_path):

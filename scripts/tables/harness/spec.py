@@ -41,15 +41,15 @@ BYTES = (
     Column("Down MB", "bytes.down_per_client_round", 1 / MEGABYTE, 3),
     Column("Up MB", "bytes.up_per_client_round", 1 / MEGABYTE, 3),
     Column("Total MB", "bytes.total", 1 / MEGABYTE, 1),
-    Column("Less", "bytes.total", reduction=True, digits=1),
+    Column("Reduction", "bytes.total", reduction=True, digits=1),
 )
 
 LEGEND = (
     "Accuracy is that of the last round on the test set, mean ± standard deviation over the seeds. "
     "Params are those of a client's model, Trained those that it returns. MFLOP an example and "
     "Peak MB are of one training step as XLA compiled it. Down and Up are a client's in a round, "
-    "as encoded, Total those of all clients and rounds, and Less how many times less that is than "
-    "in the first row; a MB has 2^20 bytes."
+    "as encoded, Total those of all clients and rounds, and Reduction says how many times more the "
+    "first row's total is. A MB has 2^20 bytes."
 )
 
 
