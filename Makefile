@@ -13,13 +13,12 @@ endif
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := PIP_CONSTRAINT=constraints.txt $(RUN) -m pip --disable-pip-version-check install --quiet
-PACKAGES := fedlite experiments configs scripts tests
 # Test processes at a time.
 JOBS ?= 2
 SCALE ?= bundled
 OUT ?= out/$(TABLE)
 
-.PHONY: quickstart test lint format table results constraints clean
+.PHONY: quickstart test lint format table results readme constraints clean
 
 quickstart: $(VENV)/.runs
 	$(RUN) -m scripts.reproduce_table --table=quickstart --out=quickstart
@@ -28,21 +27,28 @@ test: lint
 	$(RUN) -m pytest -n $(JOBS)
 
 lint: $(VENV)/.tests
-	$(RUN) -m ruff check $(PACKAGES) setup.py
-	$(RUN) -m ruff format --check $(PACKAGES) setup.py
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 format: $(VENV)/.tests
-	$(RUN) -m ruff check --fix $(PACKAGES) setup.py
-	$(RUN) -m ruff format $(PACKAGES) setup.py
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 table: $(VENV)/.runs
 	$(if $(TABLE),,$(error TABLE is needed: make table TABLE=fedpt/emnist OUT=DIR))
 	$(RUN) -m scripts.reproduce_table --table=$(TABLE) --scale=$(SCALE) --out=$(OUT)
 
-# What README.md shows.
-results: quickstart
+# The numbers and the picture of README.md, anew.
+results: $(VENV)/.runs
+	rm -rf out/results
+	$(RUN) -m scripts.reproduce_table --table=quickstart --out=out/results
 	mkdir -p results/quickstart
-	cp quickstart/table.* quickstart/figure.* results/quickstart/
+	cp out/results/table.* out/results/figure.* results/quickstart/
+	$(MAKE) readme
+
+# The generated parts of README.md: the table of methods, and the quickstart's.
+readme: $(VENV)/.runs
+	$(RUN) -m scripts.tables.harness.readme
 
 # Resolves all versions anew, for every Python at once.
 constraints: $(VENV)/.tests
@@ -66,4 +72,4 @@ $(VENV)/.tests: $(VENV)/.runs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find $(PACKAGES) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,7 +31,7 @@ setuptools.setup(
         "array-record>=0.8",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "hypothesis", "pillow", "ruff", "uv"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "packaging", "pillow", "ruff", "uv"],
         "speech": ["espeakng-loader", "soundfile", "jiwer"],
         "submit": ["submitit"],
         # TensorFlow Federated cannot share an environment with a current JAX:

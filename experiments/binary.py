@@ -47,10 +47,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         if error.flagname.startswith("config."):
             fail(f"--{error.flagname} needs a --config=FILE before it; see configs/")
         hint = suggestion(error.flagname, flags.FLAGS)
-        fail(
-            f"unknown option --{error.flagname}: {hint}keys of the config are set by "
-            "--config.KEY=VALUE; see --help"
-        )
+        if "config" in flags.FLAGS:
+            hint += "keys of the config are set by --config.KEY=VALUE; "
+        fail(f"unknown option --{error.flagname}: {hint}see --help")
     except flags.IllegalFlagValueError as error:
         cause = error.__context__
         fail(cause if isinstance(cause, UserError) else _illegal_value(_text(error)))
@@ -112,10 +111,10 @@ def start_jax():
     try:
         jax.devices()
     except RuntimeError as error:
-        platforms = os.environ.get("JAX_PLATFORMS", "")
+        platforms = os.environ.get("JAX_PLATFORMS", "unset")
         raise UserError(
-            f"JAX_PLATFORMS={platforms}: JAX finds no such device ({_text(error)}); unset "
-            "it, or set it to cpu"
+            f"JAX finds no device with JAX_PLATFORMS {platforms} ({_text(error)}): set it to cpu, "
+            "or to what this machine has"
         ) from error
 
 

@@ -13,7 +13,7 @@ Exit code: 0 (also where it was stopped), 1 if a row failed (the others go on), 
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import app, flags
 
@@ -46,8 +46,13 @@ def main(_):
     parallel = _PARALLEL.value or _default_parallel()
     with Progress(planned) as progress:
         outcome = runs.execute(planned, parallel, progress)
-    command = provenance.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
-    _write(table, scale, planned, outcome.failures, command, out)
+    if any(run.finished for run in planned):
+        command = provenance.command(
+            _TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value
+        )
+        _write(table, scale, planned, outcome.failures, command, out)
+    for run, reason in outcome.failures.items():
+        print(f"FAILED: {run.name}: {reason}")
     if outcome.stopped:
         print("Stopped before all rows were finished; the same command resumes.")
     if outcome.failures:
@@ -71,7 +76,7 @@ def _default_parallel() -> int:
     return max(1, min(runs.cores(), provenance.free_memory() // _BYTES_PER_RUN))
 
 
-def _write(table, scale, planned: Sequence, failures: Mapping, command: str, out: pathlib.Path):
+def _write(table, scale, planned: Sequence, failures: Iterable, command: str, out: pathlib.Path):
     from scripts.tables.harness import figure, provenance, report, results
 
     measured = results.collect(table, planned)
@@ -82,8 +87,9 @@ def _write(table, scale, planned: Sequence, failures: Mapping, command: str, out
         f"Rounds: {_span(run.config['rounds'] for run in planned)}; "
         f"seeds a row: {_span(len(result.seeds) for result in measured)}",
     ]
-    problems = [f"{run.name}: {line}" for run, line in failures.items()]
-    text = report.markdown(table, scale, measured, facts=facts, problems=problems)
+    if failures:
+        facts.append(f"Failed: {'; '.join(run.name for run in failures)}")
+    text = report.markdown(table, scale, measured, facts)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text, encoding="utf-8")
     (out / "table.csv").write_text(report.comma_separated(table, measured), encoding="utf-8")

@@ -109,7 +109,7 @@ def data_files(tmp_path_factory):
             return load(name, **dict(options))
 
     # Half of the time: what compiles here runs for milliseconds.
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))

@@ -6,14 +6,13 @@ The first dense layer stays random, each client trains 3/4 of every hidden width
 its update is quantised to 8 bits a value. 11,626 of 1,199,882 parameters are trained and sent.
 """
 
-from configs.fedavg import mnist5k_cnn
+from configs.fedpt import mnist5k_cnn
 
 
 def get_config():
     """The config."""
     config = mnist5k_cnn.get_config()
     config.method = "partial_training+federated_dropout+quantize"
-    config.partial_training.freeze = (("dense1/.*", True),)
     config.federated_dropout.rates = ((".*", 0.25),)
     config.quantize.up = "uniform8"
     return config

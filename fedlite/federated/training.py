@@ -110,6 +110,7 @@ class _Run:
             for name, split in experiment.dataset.splits.items()
             if name != "train"
         }
+        self.fingerprint = fingerprint(experiment.dataset)
         self.round = 0
         self.last_saved = -1
         self.best: dict[str, Any] = {}
@@ -222,7 +223,7 @@ class _Run:
             self.engine.host(self.server),
             self.engine.store.save(),
             {
-                "data": fingerprint(self.experiment.dataset),
+                "data": self.fingerprint,
                 "meter": self.meter.save(),
                 "best": self.best,
                 "final": self.final,
@@ -238,7 +239,7 @@ class _Run:
             self.workdir.rewind(-1)
             return
         progress = restored.progress
-        if progress["data"] != fingerprint(self.experiment.dataset):
+        if progress["data"] != self.fingerprint:
             raise UserError(
                 f"{self.workdir.path}: the data of {self.experiment.dataset.name!r} changed since "
                 "this run began; restore it, or use another --workdir"

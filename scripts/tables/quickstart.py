@@ -2,7 +2,7 @@
 
 from scripts.tables.harness.spec import Row, Scale, Table
 
-_ROUNDS = 100
+_ROUNDS = 200
 
 
 def _row(label: str, method: str) -> Row:

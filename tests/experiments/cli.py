@@ -21,6 +21,8 @@ from tensorboardX.proto import event_pb2
 from experiments import binary, train
 
 ROOT = pathlib.Path(__file__).parents[2]
+# What initialisation compiles, and what rounds, evaluation and the measurement of costs do.
+INIT, TRAINING = {"jit(<lambda>)"}, {"jit(run_rounds)", "jit(_score)", "jit(step)"}
 TINY = pathlib.Path(__file__).with_name("tiny.py")
 
 

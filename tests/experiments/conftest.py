@@ -11,4 +11,6 @@ def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished") / "run"
     outcome = cli.run(f"--config={cli.TINY}", f"--workdir={directory}")
     assert outcome.code == 0, outcome.stderr
+    # Other tests say that these were not compiled.
+    assert cli.INIT | cli.TRAINING <= set(outcome.compiled)
     return directory

@@ -1,5 +1,6 @@
 """Bad input ends in one line that names it and the remedy, code 2, nothing compiled or written."""
 
+import errno
 import importlib.util
 
 import jax
@@ -8,9 +9,6 @@ from ml_collections import ConfigDict
 
 from fedlite.federated import training
 from tests.experiments import cli, tiny
-
-# What a run compiles; seeding a key compiles a trifle that does not matter.
-PROGRAMS = {"jit(<lambda>)", "jit(run_rounds)", "pmap(run_rounds)", "jit(_score)", "jit(step)"}
 
 
 @pytest.fixture
@@ -25,7 +23,8 @@ def refused(tmp_path):
         assert line.startswith("error: ")
         for fragment in fragments:
             assert fragment in line
-        assert not PROGRAMS & set(outcome.compiled)
+        # Seeding a key compiles a trifle that does not matter.
+        assert not (cli.INIT | cli.TRAINING) & set(outcome.compiled)
         assert not (tmp_path / "run").exists()
 
     return check
@@ -196,7 +195,7 @@ FILES = {
         [":1: ModuleNotFoundError", "no_such_module"],
     ),
     "raises_an_os_error": ("open('/no/such')\n", [":1: FileNotFoundError", "mend the file"]),
-    "exits": ("raise KeyError('key')\n", [":1: KeyError: key"]),
+    "raises_a_key_error": ("raise KeyError('key')\n", [":1: KeyError: key"]),
     "empty_config": (
         "import ml_collections as m\ndef get_config():\n    return m.ConfigDict()\n",
         ["the config needs dataset.name", "configs.common.base()"],
@@ -313,8 +312,29 @@ def test_no_such_platform(tmp_path, monkeypatch):
     outcome = cli.run(f"--config={cli.TINY}", f"--workdir={tmp_path}/run")
     assert outcome.code == 2
     (line,) = outcome.stderr.splitlines()
-    assert "JAX_PLATFORMS=cuda" in line and "Unable to initialize backend" in line
+    assert "JAX_PLATFORMS cuda (Unable to initialize backend 'cuda': no such thing)" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"),
+            2,
+            "error: [Errno 28] No space left on device: 'metrics.jsonl': make room and run the "
+            "same command again, which resumes",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes or begins again"),
+    ],
+)
+def test_ends_that_are_no_fault_of_the_input(error, code, line, tmp_path, monkeypatch):
+    def train(*_):
+        raise error
+
+    monkeypatch.setattr(training, "train", train)
+    outcome = cli.run(f"--config={cli.TINY}", f"--workdir={tmp_path}/run")
+    assert (outcome.code, outcome.stderr) == (code, line + "\n")
 
 
 def test_in_a_process_of_its_own(tmp_path):
@@ -323,7 +343,7 @@ def test_in_a_process_of_its_own(tmp_path):
         "error: unknown config key round: did you mean rounds?": cli.start(
             *arguments, "--config.round=3"
         ),
-        "error: JAX_PLATFORMS=tin: JAX finds no such device": cli.start(
+        "error: JAX finds no device with JAX_PLATFORMS tin": cli.start(
             *arguments, JAX_PLATFORMS="tin"
         ),
     }

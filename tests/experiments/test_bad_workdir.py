@@ -10,8 +10,6 @@ import pytest
 from fedlite import data
 from tests.experiments import cli
 
-TRAINING = {"jit(run_rounds)", "pmap(run_rounds)", "jit(_score)", "jit(step)"}
-
 
 def _contents(directory):
     if not os.path.isdir(directory):
@@ -30,7 +28,7 @@ def _refused(workdir, *fragments, args=()):
     assert line.startswith("error: ")
     for fragment in fragments:
         assert fragment in line
-    assert not TRAINING & set(outcome.compiled)
+    assert not cli.TRAINING & set(outcome.compiled)
     assert _contents(workdir) == before
 
 

@@ -13,6 +13,7 @@ def get_config(rounds="30"):
     )
     config.rounds = int(rounds)
     config.clients_per_round = 4
+    config.devices = 1
     config.eval_every = 5
     config.checkpoint_every = 4
     config.server_optimizer.name = "adam"

@@ -144,9 +144,10 @@ def test_another_model_is_refused(checkpoints, change, message):
 
 
 def test_leftovers_of_a_killed_save_are_removed(checkpoints):
-    left = checkpoints / "16.orbax-checkpoint-tmp"
-    shutil.copytree(checkpoints / "12", left)
-    shutil.rmtree(left / "progress")
+    for number in (14, 16):
+        left = checkpoints / f"{number}.orbax-checkpoint-tmp"
+        shutil.copytree(checkpoints / "12", left)
+        shutil.rmtree(left / "progress")
     with _open(checkpoints.parent) as opened:
         assert opened.restore(_tree(0)).round == 12
         opened.save(16, _tree(16), {}, {})

@@ -16,6 +16,7 @@ from fedlite.errors import UserError
 from fedlite.federated import training
 from fedlite.federated.engine import Engine, EngineOptions
 from fedlite.federated.local import ClientOptimizer
+from fedlite.federated.progress import ProgressBar
 from fedlite.federated.server_optimizer import server_optimizer
 from fedlite.federated.workdir import Workdir
 from tests import toy
@@ -41,7 +42,8 @@ def _experiment(method=None, dataset=None, **changes) -> training.Experiment:
         "recipe": methods.Recipe(clients=3, epochs=1, lr=0.1),
         "client_optimizer": ClientOptimizer(),
         "server_optimizer": ADAM,
-        "options": EngineOptions(batch_size=4, devices=1),
+        # Two clients of unlike size in a chunk: some steps are padded.
+        "options": EngineOptions(batch_size=4, devices=1, clients_per_chunk=2),
         "seed": 3,
         "rounds": 10,
         "eval_every": 4,
@@ -133,6 +135,7 @@ def test_evaluates_and_saves_when_due(finished):
         (8, "eval"),
         (10, "eval"),
     ]
+    assert 0 < json.loads((finished / "summary.json").read_text())["padded_step_share"] < 1
     # Of 3, 6, 9 and the last, three are kept.
     assert _steps(finished) == [6, 9, 10]
 
@@ -254,11 +257,10 @@ def test_errors_of_a_method_come_before_anything_is_written(tmp_path):
 
 def test_directory_is_free_after_the_run(tmp_path, monkeypatch):
     for act in (_crash, lambda: None):
+        workdir = Workdir(tmp_path)
         with _hook(monkeypatch, 1, act), contextlib.suppress(Crash):
-            _train(_experiment(rounds=2), tmp_path)
-    assert Workdir(tmp_path).check({"seed": 3}) is None
-    with pytest.raises(UserError, match="seed was 3 and is 4"):
-        _train(_experiment(config={"seed": 4}), tmp_path)
+            training.train(_experiment(rounds=2), workdir)
+        Workdir(tmp_path).check({"seed": 3})
 
 
 def test_initial_parameters_are_made_last(tmp_path):
@@ -274,3 +276,15 @@ def test_initial_parameters_are_made_last(tmp_path):
             tmp_path / "run",
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_log_lines_are_whole(capsys):
+    title = "partial_training+federated_dropout+quantize " * 4 + "[bold]"
+    with ProgressBar(title, rounds=10, every=0.0) as bar:
+        bar.update(4, loss=0.5, megabytes=1.25, rate=30.0)
+        bar.evaluated(0.9)
+        bar.update(10, loss=0.25, megabytes=2.5, rate=30.0)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{title}: round 4/10 loss 0.500 1.2 MB 30.0 clients/s",
+        f"{title}: round 10/10 loss 0.250 accuracy 0.900 2.5 MB 30.0 clients/s",
+    ]

@@ -345,3 +345,27 @@ def test_quickstart_at_a_tiny_size(tmp_path):
     refused = reproduce("--table=quickstart", f"--out={tmp_path}")
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1 and "was begun with" in refused.stderr
+
+
+def test_a_failed_row_is_told_and_the_exit_code_is_1(tmp_path):
+    program = """
+from absl import app
+from experiments import binary
+from scripts import reproduce_table
+from scripts.tables.harness import plan
+from tests.scripts.test_reproduce_table import FAIL, fake
+plan.plan = lambda scale, out, **_: [fake(out, "Good"), fake(out, "Bad", FAIL)]
+app.run(binary.guarded(reproduce_table.main), flags_parser=binary.parse_flags)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--table=quickstart", f"--out={tmp_path}", "--parallel=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "FAILED: Bad, seed 0: error: it is broken" in done.stdout
+    text = (tmp_path / "table.md").read_text()
+    assert "* Failed: Bad, seed 0\n" in text and str(tmp_path) not in text
+    assert re.search(r"^\| Good +\| +50\.0 \|", text, re.MULTILINE)
+    assert re.search(r"^\| Bad +\| +– \|", text, re.MULTILINE)

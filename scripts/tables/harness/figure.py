@@ -29,13 +29,12 @@ def draw(figure: Figure, curves: Sequence[Curve], title: str, stem: pathlib.Path
         "font.size": 11,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.titlelocation": "left",
         "legend.frameon": False,
         # Text, not outlines, so that the PDF can be searched.
         "pdf.fonttype": 42,
     }
     with pyplot.rc_context(settings):
-        canvas, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
+        canvas, axes = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
         for i, curve in enumerate(curves):
             color = _COLORS[i % len(_COLORS)]
             style = _STYLES[i // len(_COLORS) % len(_STYLES)]
@@ -43,7 +42,14 @@ def draw(figure: Figure, curves: Sequence[Curve], title: str, stem: pathlib.Path
             high = [mean + sd for mean, sd in zip(curve.mean, curve.deviation)]
             axes.fill_between(curve.megabytes, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(
-                curve.megabytes, curve.mean, style, color=color, linewidth=2, label=curve.label
+                curve.megabytes,
+                curve.mean,
+                style,
+                color=color,
+                linewidth=2,
+                marker="o",
+                markevery=[-1],
+                label=curve.label,
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -52,9 +58,9 @@ def draw(figure: Figure, curves: Sequence[Curve], title: str, stem: pathlib.Path
         axes.set_ylabel(figure.label)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
-        axes.set_title(title)
+        canvas.suptitle(title, x=0.01, ha="left", fontsize=12)
         if curves:
-            canvas.legend(loc="outside right upper")
+            canvas.legend(loc="outside right center")
         # No date or version in the files, so that equal numbers give equal files.
         canvas.savefig(f"{stem}.png", dpi=150, metadata={"Software": None})
         canvas.savefig(f"{stem}.pdf", metadata={"CreationDate": None})

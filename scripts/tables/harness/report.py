@@ -38,44 +38,41 @@ def cells(table: Table, results: Sequence[RowResult]) -> list[list[str]]:
     return lines
 
 
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned in plain text, too."""
+def grid(lines: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    """A Markdown table whose columns are aligned in plain text, too.
+
+    Args:
+      lines: the heading and the rows.
+      numbers: whether all columns but the first are aligned at the right.
+    """
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    right = [numbers and i > 0 for i in range(len(widths))]
 
     def row(line):
-        padded = [line[0].ljust(widths[0])]
-        padded += [text.rjust(width) for text, width in zip(line[1:], widths[1:])]
-        return "| " + " | ".join(padded) + " |"
+        cells = zip(line, widths, right)
+        return "| " + " | ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in cells) + " |"
 
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = ["-" * (width - 1) + (":" if r else "-") for width, r in zip(widths, right)]
     return "\n".join([row(lines[0]), row(rule), *map(row, lines[1:])])
 
 
-def markdown(
-    table: Table,
-    scale: Scale,
-    results: Sequence[RowResult],
-    *,
-    facts: Sequence[str],
-    problems: Sequence[str],
-) -> str:
+def markdown(table: Table, scale: Scale, results: Sequence[RowResult], facts: Sequence[str]) -> str:
     """The whole file.
 
     Args:
       table: the table.
       scale: the one that ran.
       results: of its rows.
-      facts: lines for its head: command, code, machine, seeds.
-      problems: a line a run that failed.
+      facts: lines for its head: command, code, machine, rounds, what failed.
     """
-    blocks = [f"# {table.title}", table.source]
-    if scale.note:
-        blocks.append(scale.note)
-    blocks.append("\n".join(f"* {fact}" for fact in facts))
-    blocks.append(grid(cells(table, results)))
-    blocks.append(table.legend)
-    if problems:
-        blocks.append("Failed:\n\n" + "\n".join(f"* {problem}" for problem in problems))
+    blocks = [
+        f"# {table.title}",
+        table.source,
+        scale.note,
+        "\n".join(f"* {fact}" for fact in facts),
+        grid(cells(table, results)),
+        table.legend,
+    ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

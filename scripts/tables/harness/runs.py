@@ -39,6 +39,7 @@ def execute(runs: Sequence[Run], parallel: int, progress: Progress) -> Outcome:
       progress: is told of every change.
     """
     waiting = [run for run in runs if not run.finished]
+    parallel = max(1, min(parallel, len(waiting)))
     running: dict[Run, subprocess.Popen] = {}
     failures: dict[Run, str] = {}
     told = False
