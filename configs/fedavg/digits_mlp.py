@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/fedavg/digits_mlp.py --workdir=DIR
 
-The smallest experiment, for a first try and for debugging: TIME on two cores, test accuracy
-ACC.
+The smallest experiment, for a first try and for debugging: seconds, most of them to compile. Test
+accuracy 0.944 (seed 0).
 """
 
 from configs import common

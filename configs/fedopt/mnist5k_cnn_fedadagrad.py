@@ -1,7 +1,9 @@
 """FedAdagrad on MNIST-5k (Reddi et al. 2021, arXiv 2003.00295).
 
-python -m experiments.train --config=configs/fedopt/mnist5k_cnn_fedadagrad.py --workdir=DIR
+    python -m experiments.train --config=configs/fedopt/mnist5k_cnn_fedadagrad.py --workdir=DIR
 
+The client's learning rate is the one tuned for EMNIST there, the server's the better of two that
+were tried here. Test accuracy ACC (seed 0).
 """
 
 from configs.fedavg import mnist5k_cnn
@@ -12,5 +14,5 @@ def get_config():
     config = mnist5k_cnn.get_config()
     config.client_optimizer.learning_rate = 10**-1.5
     config.server_optimizer.name = "adagrad"
-    config.server_optimizer.learning_rate = 10**-1.5
+    config.server_optimizer.learning_rate = 0.1
     return config

@@ -127,7 +127,9 @@ def train_locally(
         # Sorting puts the client's own examples first, in random order.
         order = jnp.argsort(jnp.where(jnp.arange(plan.max_size) < data.size, draws, 2.0))
         order = jnp.pad(order, (0, plan.max_steps * plan.batch_size - plan.max_size))
+        # All at once: the generator runs a small loop for each key.
         epoch_key = jax.random.fold_in(step_key, index)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch_key, jnp.arange(plan.max_steps))
 
         def body(position, carry):
             trained, opt_state, loss_sum, taken = carry
@@ -139,7 +141,7 @@ def train_locally(
             batch = {k: jnp.take(a, rows, axis=0, mode="clip") for k, a in data.arrays.items()}
             mask = mask.astype(jnp.float32)
             real = begin < data.size
-            moved = step(trained, opt_state, batch, mask, jax.random.fold_in(epoch_key, position))
+            moved = step(trained, opt_state, batch, mask, keys[position])
             trained, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(real, new, old), moved[:2], (trained, opt_state)
             )

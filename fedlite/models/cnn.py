@@ -34,9 +34,16 @@ def _head(model: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array
         kernel_init=_INIT,
         dtype=model.dtype,
         name="dense1",
+        dot_general=layers.contract,
     )(x)
     x = layers.Dropout(rate)(nn.relu(x), train=train)
-    x = nn.Dense(model.num_classes, kernel_init=_INIT, dtype=model.dtype, name="logits")(x)
+    x = nn.Dense(
+        model.num_classes,
+        kernel_init=_INIT,
+        dtype=model.dtype,
+        name="logits",
+        dot_general=layers.contract,
+    )(x)
     return x.astype("float32")
 
 

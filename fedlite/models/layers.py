@@ -4,16 +4,64 @@ Every layer computes in `dtype` ("float32" or "bfloat16") and keeps its paramete
 float32.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fedlite.errors import UserError
 from fedlite.models import convolution
 
 DTYPES = ("float32", "bfloat16")
+
+
+def contract(
+    x: jax.Array, kernel: jax.Array, dimension_numbers, precision=None, **unused
+) -> jax.Array:
+    """The `dot_general` of dense layers: its kernel's gradient is laid out as the kernel is.
+
+    `lax.dot_general` computes that gradient transposed, so a client's every step would read
+    it across its rows: 1.6 of 8 ms of the EMNIST CNN's step on a CPU.
+
+    Args:
+      x: [..., *inputs].
+      kernel: [*inputs, *features].
+      dimension_numbers: contracts the last axes of x with the first of the kernel.
+      precision: as of `lax.dot_general`.
+
+    Returns:
+      [..., *features].
+    """
+    (axes, kernel_axes), _ = dimension_numbers
+    count = len(axes)
+    if tuple(a % x.ndim for a in axes) != tuple(range(x.ndim - count, x.ndim)) or tuple(
+        kernel_axes
+    ) != tuple(range(count)):
+        raise ValueError(f"a dense layer contracts the last axes, not {dimension_numbers}")
+    batch, features = x.shape[: x.ndim - count], kernel.shape[count:]
+    inputs = math.prod(kernel.shape[:count])
+    y = _matmul(x.reshape(-1, inputs), kernel.reshape(inputs, -1), precision)
+    return y.reshape(*batch, *features)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x, kernel, precision):
+    return lax.dot(x, kernel, precision=precision)
+
+
+def _matmul_backward(precision, residuals, dy):
+    x, kernel = residuals
+    dx = lax.dot_general(dy, kernel, (((1,), (1,)), ((), ())), precision=precision)
+    return dx, lax.dot_general(x, dy, (((0,), (0,)), ((), ())), precision=precision)
+
+
+_matmul.defvjp(
+    lambda x, kernel, precision: (_matmul(x, kernel, precision), (x, kernel)), _matmul_backward
+)
 
 
 def check_choice(option: str, value: object, choices: Sequence[object]) -> None:

@@ -27,10 +27,23 @@ class Mlp(nn.Module):
         for i in range(1, len(self.widths) + 1):
             name = f"dense{i}"
             units = self.widths[name]
-            x = nn.DenseGeneral(units, axis=axis, kernel_init=init, dtype=self.dtype, name=name)(x)
+            x = nn.DenseGeneral(
+                units,
+                axis=axis,
+                kernel_init=init,
+                dtype=self.dtype,
+                name=name,
+                dot_general=layers.contract,
+            )(x)
             x = nn.relu(x)
             axis = -1
-        x = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+        x = nn.Dense(
+            self.num_classes,
+            kernel_init=init,
+            dtype=self.dtype,
+            name="logits",
+            dot_general=layers.contract,
+        )(x)
         return x.astype("float32")
 
 

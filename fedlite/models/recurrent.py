@@ -105,6 +105,7 @@ class Lstm(nn.Module):
             bias_init=_bias_init,
             dtype=self.dtype,
             name="input",
+            dot_general=layers.contract,
         )(x)
         kernel = _RecurrentKernel(self.hidden, name="recurrent")().astype(self.dtype)
         gates = jnp.swapaxes(gates, 0, 1).reshape(*x.shape[1::-1], 4 * self.hidden)
@@ -139,9 +140,19 @@ class LstmLm(nn.Module):
             x = Lstm(hidden, self.kernel_init, self.dtype, name=f"lstm{i}")(x)
             if self.projected:
                 x = nn.Dense(
-                    self.embed, kernel_init=_GLOROT, dtype=self.dtype, name=f"projection{i}"
+                    self.embed,
+                    kernel_init=_GLOROT,
+                    dtype=self.dtype,
+                    name=f"projection{i}",
+                    dot_general=layers.contract,
                 )(x)
-        x = nn.Dense(self.num_classes, kernel_init=_GLOROT, dtype=self.dtype, name="logits")(x)
+        x = nn.Dense(
+            self.num_classes,
+            kernel_init=_GLOROT,
+            dtype=self.dtype,
+            name="logits",
+            dot_general=layers.contract,
+        )(x)
         return x.astype("float32")
 
 

@@ -95,7 +95,13 @@ class ResNet(nn.Module):
             )(x)
         x = nn.relu(norm(name="final_norm")(x)).mean((1, 2))
         init = nn.initializers.normal(0.01)
-        x = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+        x = nn.Dense(
+            self.num_classes,
+            kernel_init=init,
+            dtype=self.dtype,
+            name="logits",
+            dot_general=layers.contract,
+        )(x)
         return x.astype("float32")
 
 

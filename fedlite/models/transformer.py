@@ -63,13 +63,22 @@ class SelfAttention(nn.Module):
         """Maps [batch, length, features] to the same shape; `mask` as of `attention_mask`."""
         query, key, value = (
             nn.DenseGeneral(
-                (self.heads, self.head_size), kernel_init=_INIT, dtype=self.dtype, name=name
+                (self.heads, self.head_size),
+                kernel_init=_INIT,
+                dtype=self.dtype,
+                name=name,
+                dot_general=layers.contract,
             )(x)
             for name in ("query", "key", "value")
         )
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)
         return nn.DenseGeneral(
-            x.shape[-1], axis=(-2, -1), kernel_init=_INIT, dtype=self.dtype, name="out"
+            x.shape[-1],
+            axis=(-2, -1),
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            name="out",
+            dot_general=layers.contract,
         )(y)
 
 
@@ -88,8 +97,16 @@ class TransformerLayer(nn.Module):
         y = SelfAttention(self.heads, self.head_size, self.dtype, name="attention")(x, mask)
         y = layers.Dropout(self.dropout)(y, train=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm1")(x + y)
-        y = nn.Dense(self.ffn, kernel_init=_INIT, dtype=self.dtype, name="ffn1")(x)
-        y = nn.Dense(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="ffn2")(nn.relu(y))
+        y = nn.Dense(
+            self.ffn, kernel_init=_INIT, dtype=self.dtype, name="ffn1", dot_general=layers.contract
+        )(x)
+        y = nn.Dense(
+            x.shape[-1],
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            name="ffn2",
+            dot_general=layers.contract,
+        )(nn.relu(y))
         y = layers.Dropout(self.dropout)(y, train=train)
         return nn.LayerNorm(dtype=self.dtype, name="norm2")(x + y)
 
@@ -113,7 +130,13 @@ class TransformerLm(nn.Module):
         embed = nn.Embed(self.num_classes, self.embed, dtype=self.dtype, name="embed")
         y = embed(x) * self.embed**0.5
         y = y + sinusoidal_positions(x.shape[1], self.embed).astype(self.dtype)
-        y = nn.Dense(self.d_model, kernel_init=_INIT, dtype=self.dtype, name="in_projection")(y)
+        y = nn.Dense(
+            self.d_model,
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            name="in_projection",
+            dot_general=layers.contract,
+        )(y)
         y = layers.Dropout(self.dropout)(y, train=train)
         for i in range(1, len(self.widths) // 2 + 1):
             y = TransformerLayer(
@@ -124,7 +147,13 @@ class TransformerLm(nn.Module):
                 self.dtype,
                 name=f"layer{i}",
             )(y, mask, train=train)
-        y = nn.Dense(self.embed, kernel_init=_INIT, dtype=self.dtype, name="out_projection")(y)
+        y = nn.Dense(
+            self.embed,
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            name="out_projection",
+            dot_general=layers.contract,
+        )(y)
         return embed.attend(y).astype("float32")
 
 

@@ -17,6 +17,9 @@ from flax.core import FrozenDict
 
 from fedlite.models import units
 
+# What a step's key is folded with for augmentation; linen folds it for dropout.
+_CROP, _FLIP = 0xC809, 0xF119
+
 
 class Scores(NamedTuple):
     """Sums over an example's units (the image, or its tokens), each [batch].
@@ -58,9 +61,8 @@ class Task:
         """Logits of the (sub-)model that `params` make up."""
         widths = self.axes.widths({path: value.shape for path, value in params.items()})
         model = self.model.clone(widths=FrozenDict(widths))
-        augment, dropout = jax.random.split(key) if train else (None, None)
-        rngs = {"dropout": dropout} if train else {}
-        return units.apply(model, params, self.inputs(x, augment, train), train=train, rngs=rngs)
+        rngs = {"dropout": key} if train else {}
+        return units.apply(model, params, self.inputs(x, key, train), train=train, rngs=rngs)
 
     def loss(self, params, batch: Mapping[str, Any], mask, key):
         """Mean training loss over the units of the examples where `mask` [batch] is 1."""
@@ -96,9 +98,10 @@ class Classification(Task):
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255
         if self.crop:
-            x = self._cropped(x, key if train else None)
+            x = self._cropped(x, jax.random.fold_in(key, _CROP) if train else None)
         if self.flip and train:
-            mirrored = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (len(x), 1, 1, 1))
+            flip_key = jax.random.fold_in(key, _FLIP)
+            mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x), 1, 1, 1))
             x = jnp.where(mirrored, x[:, :, ::-1], x)
         if self.standardize:
             mean = jnp.mean(x, (1, 2, 3), keepdims=True)

@@ -2,19 +2,12 @@
 
 from scripts.tables.harness.spec import Row, Scale, Table
 
-_PARTIAL = {"partial_training.freeze": (("dense1/.*", True),)}
+_ROUNDS = {"rounds": 200}
 _DROPOUT = {"federated_dropout.rates": ((".*", 0.25),)}
 
 
-def _chain(label: str, method: str, *options: dict) -> Row:
-    overrides = {"method": method, "rounds": 200}
-    for option in options:
-        overrides |= option
-    return Row(label, "configs/fedavg/mnist5k_cnn.py", overrides)
-
-
-def _fedopt(label: str, name: str) -> Row:
-    return Row(label, f"configs/fedopt/mnist5k_cnn_{name}.py", {"rounds": 200})
+def _row(label: str, config: str, **overrides) -> Row:
+    return Row(label, f"configs/{config}.py", {**_ROUNDS, **overrides})
 
 
 TABLES = {
@@ -27,22 +20,22 @@ TABLES = {
         scales={
             "bundled": Scale(
                 rows=(
-                    _chain("FedAvg", "fedavg"),
-                    _chain("FedAvg + 8-bit uplink", "quantize"),
-                    _chain("FedProx", "fedprox"),
-                    _fedopt("FedAvgM", "fedavgm"),
-                    _fedopt("FedAdagrad", "fedadagrad"),
-                    _fedopt("FedAdam", "fedadam"),
-                    _fedopt("FedYogi", "fedyogi"),
-                    _chain("FedPT", "partial_training", _PARTIAL),
-                    _chain("Federated dropout (FD)", "federated_dropout", _DROPOUT),
-                    _chain("FedPT + FD", "partial_training+federated_dropout", _PARTIAL, _DROPOUT),
-                    _chain(
-                        "FedPT + FD + 8-bit uplink",
-                        "partial_training+federated_dropout+quantize",
-                        _PARTIAL,
-                        _DROPOUT,
+                    _row("FedAvg", "fedavg/mnist5k_cnn"),
+                    _row("FedAvg + 8-bit uplink", "fedavg/mnist5k_cnn_8bit"),
+                    _row("FedProx", "fedprox/mnist5k_cnn", local_epochs=1),
+                    _row("FedAvgM", "fedopt/mnist5k_cnn_fedavgm"),
+                    _row("FedAdagrad", "fedopt/mnist5k_cnn_fedadagrad"),
+                    _row("FedAdam", "fedopt/mnist5k_cnn_fedadam"),
+                    _row("FedYogi", "fedopt/mnist5k_cnn_fedyogi"),
+                    _row("FedPT", "fedpt/mnist5k_cnn"),
+                    _row("Federated dropout (FD)", "federated_dropout/mnist5k_cnn"),
+                    _row(
+                        "FedPT + FD",
+                        "fedpt/mnist5k_cnn",
+                        method="partial_training+federated_dropout",
+                        **_DROPOUT,
                     ),
+                    _row("FedPT + FD + 8-bit uplink", "combinations/mnist5k_cnn"),
                 ),
                 note=(
                     "FedPT freezes the first dense layer, FD keeps 3/4 of every hidden width, the "
