@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from absl import flags
+from ml_collections import config_flags
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 import fedlite.data
@@ -23,7 +25,8 @@ from experiments.build import build
 from fedlite.federated import training
 from fedlite.federated.workdir import Workdir
 from fedlite.methods import Keys, server_view
-from scripts.tables.harness import tiny
+from scripts import tables
+from scripts.tables.harness import plan, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -179,3 +182,16 @@ def test_trains_at_a_tiny_size(path, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rounds = [line["round"] for line in map(json.loads, lines) if line["kind"] == "train"]
     assert rounds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [(name, scale) for name in tables.names() for scale in tables.load(name).scales],
+)
+def test_rows_of_tables_build(name, scale, tmp_path):
+    for run in plan.plan(tables.load(name).scales[scale], tmp_path, seeds=1, small=True):
+        values = flags.FlagValues()
+        argv = ["train", *run.flags]
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
+        assert build(values["config"].value).rounds == 2

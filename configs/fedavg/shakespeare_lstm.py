@@ -2,8 +2,9 @@
 
     python -m experiments.train --config=configs/fedavg/shakespeare_lstm.py --workdir=DIR
 
-820,522 parameters; batch, cohort and learning rates are those tuned for FedAvg on TFF's own
-Shakespeare by Reddi et al. 2021 (arXiv 2003.00295), from memory. TIME
+820,522 parameters. Batch, cohort and learning rates are meant to be those tuned for FedAvg on TFF's
+own Shakespeare by Reddi et al. 2021 (arXiv 2003.00295), but were recalled and not looked up. Test
+accuracy 0.395 after 60 rounds (seed 0), and still rising.
 """
 
 from configs import common

@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/fedavg/shakespeare_transformer.py --workdir=DIR
 
-407,776 parameters; FedAvg's clients and FedAdam's server. TIME
+407,776 parameters; FedAvg's clients and FedAdam's server, whose rates are not tuned. Test accuracy
+0.287 after 100 rounds (seed 0), and still rising.
 """
 
 from configs import common
