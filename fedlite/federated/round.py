@@ -266,10 +266,13 @@ def run_rounds(
       The server, the clients' state and the metrics, leaves [rounds, ...].
     """
 
+    # Jitted, the round is traced once, though its shapes are asked for before it runs.
+    jitted = jax.jit(run_round, static_argnums=0)
+
     def one(index, server):
         cohort, own = jax.tree.map(lambda leaf: leaf[index], (cohorts, mine))
         key = jax.random.fold_in(seed_key, first_round + index)
-        return run_round(plan, server, own, arrays, cohort, lrs[index], key)
+        return jitted(plan, server, own, arrays, cohort, lrs[index], key)
 
     if plan.local.unroll:
         server, own, metrics = one(0, server)
