@@ -262,8 +262,9 @@ def main(_):
     *rows, ceiling = measure(cases, _EXAMPLES.value, _SECONDS.value, _REPEATS.value)
     report = {
         "command": f"python -m experiments.benchmark --out={out.name} "
-        f"--clients={','.join(_CLIENTS.value)} --seconds={_SECONDS.value:g} "
-        f"--repeats={_REPEATS.value}",
+        f"--clients={','.join(_CLIENTS.value)} --methods={','.join(_METHODS.value)} "
+        f"--cases={','.join(_CASES.value)} --convolutions={','.join(_CONVOLUTIONS.value)} "
+        f"--seconds={_SECONDS.value:g} --repeats={_REPEATS.value}",
         "code": provenance.code(),
         "machine": provenance.machine(jax.default_backend()),
         "devices": jax.device_count(),
