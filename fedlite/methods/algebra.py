@@ -128,7 +128,11 @@ class Method:
         return state
 
     def at(self, round_number: int, state, recipe: Recipe) -> tuple["Method", Recipe]:
-        """The static answer for the rounds from this one to `recipe.until`; on the host."""
+        """The static answer for the rounds from this one to `recipe.until`; on the host.
+
+        Asked at any round before `until` it is the same, whatever the state is by then: a
+        resumed run asks in the middle.
+        """
         return self, recipe
 
 
