@@ -84,7 +84,7 @@ def digits(
     validation: float = 0.0,
     max_examples_per_client: int = 0,
 ) -> FederatedDataset:
-    """Loads digits: uint8 [examples, 8, 8, 1], 1438 for training and 360 for the test.
+    """Loads digits: uint8 [examples, 8, 8, 1], 1438 for training and 359 for the test.
 
     Args: as of `mnist5k`. Shades 0..16 become 0..255.
     """
