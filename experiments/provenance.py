@@ -24,11 +24,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def machine(backend: str) -> str:
-    """Processor, cores, memory, backend and versions."""
+def machine(*backends: str) -> str:
+    """Processor, cores, memory, the backends that were used, and versions."""
     gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
-        f"{_processor()}, {cores()} cores, {gigabytes:.0f} GiB, {backend}; "
+        f"{_processor()}, {cores()} cores, {gigabytes:.0f} GiB, "
+        f"{' and '.join(sorted(set(backends))) or 'no backend'}; "
         f"jax {importlib.metadata.version('jax')}, Python {platform.python_version()}"
     )
 

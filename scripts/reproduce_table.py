@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from absl import app, flags
 
-from experiments import binary
+from experiments import binary, provenance
 from fedlite.errors import UserError
 
 _TABLE = flags.DEFINE_string("table", None, "PAPER/NAME, see scripts/tables/.")
@@ -35,7 +35,7 @@ def main(_):
     """Makes the table of the flags."""
     binary.require(table=_TABLE.value, out=_OUT.value)
     from scripts import tables
-    from scripts.tables.harness import plan, provenance, runs
+    from scripts.tables.harness import machine, plan, runs
     from scripts.tables.harness.progress import Progress
 
     table = tables.load(_TABLE.value)
@@ -47,9 +47,7 @@ def main(_):
     with Progress(planned) as progress:
         outcome = runs.execute(planned, parallel, progress)
     if any(run.finished for run in planned):
-        command = provenance.command(
-            _TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value
-        )
+        command = machine.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
         _write(table, scale, planned, outcome.failures, command, out)
     for run, reason in outcome.failures.items():
         print(f"FAILED: {run.name}: {reason}")
@@ -69,21 +67,21 @@ def _check_writable(out: pathlib.Path):
 
 def _default_parallel() -> int:
     """Runs at a time: one on an accelerator, else as many as cores and memory hold."""
-    from scripts.tables.harness import provenance, runs
+    from scripts.tables.harness import machine
 
-    if provenance.accelerated():
+    if machine.accelerated():
         return 1
-    return max(1, min(runs.cores(), provenance.free_memory() // _BYTES_PER_RUN))
+    return max(1, min(provenance.cores(), machine.free_memory() // _BYTES_PER_RUN))
 
 
 def _write(table, scale, planned: Sequence, failures: Iterable, command: str, out: pathlib.Path):
-    from scripts.tables.harness import figure, provenance, report, results
+    from scripts.tables.harness import figure, report, results
 
     measured = results.collect(table, planned)
     facts = [
         f"Command: `{command}`",
         f"Code: {provenance.code()}",
-        f"Machine: {provenance.machine([b for result in measured for b in result.backends])}",
+        f"Machine: {provenance.machine(*(b for result in measured for b in result.backends))}",
         f"Rounds: {_span(run.config['rounds'] for run in planned)}; "
         f"seeds a row: {_span(len(result.seeds) for result in measured)}",
     ]

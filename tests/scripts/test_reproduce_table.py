@@ -19,9 +19,10 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
+from experiments import provenance
 from fedlite.errors import UserError
 from scripts import tables
-from scripts.tables.harness import figure, plan, progress, provenance, report, results, runs
+from scripts.tables.harness import figure, machine, plan, progress, report, results, runs
 from scripts.tables.harness.spec import BYTES, Column, Figure, Row, Scale, Table
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -205,7 +206,7 @@ def test_a_run_that_was_stopped_by_others_is_a_failure(tmp_path):
 
 
 def test_parallel_runs_share_the_cores(monkeypatch):
-    monkeypatch.setattr(runs, "cores", lambda: 8)
+    monkeypatch.setattr(provenance, "cores", lambda: 8)
     assert runs.environment(3)["NPROC"] == "2"
     assert runs.environment(16)["NPROC"] == "1"
     assert runs.environment(1) == dict(os.environ)
@@ -306,9 +307,9 @@ def test_last_lines_survive_a_cut(tmp_path):
 def test_provenance_names_no_host_and_no_path():
     text = " ".join(
         [
-            provenance.command("quickstart", "bundled", seeds=2, small=True),
+            machine.command("quickstart", "bundled", seeds=2, small=True),
             provenance.code(),
-            provenance.machine(["cpu"]),
+            provenance.machine("cpu"),
         ]
     )
     assert "--table=quickstart --scale=bundled --out=DIR --seeds=2 --tiny" in text

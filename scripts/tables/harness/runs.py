@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
+from experiments import provenance
 from scripts.tables.harness.plan import ROOT, Run
 from scripts.tables.harness.progress import Progress
 
@@ -91,14 +92,9 @@ def environment(parallel: int) -> dict[str, str]:
     """This process's environment, with the cores divided evenly among parallel runs."""
     if parallel == 1:
         return dict(os.environ)
-    threads = str(max(1, cores() // parallel))
+    threads = str(max(1, provenance.cores() // parallel))
     # NPROC is what XLA takes for the number of cores.
     return {**os.environ, "NPROC": threads, "OMP_NUM_THREADS": threads}
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _failure(run: Run, code: int, stopped: bool) -> str:
