@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/fedavg/mnist5k_cnn.py --workdir=DIR
 
-About a minute on two cores; test accuracy 0.955 (seed 0).
+About a minute on two cores; test accuracy 0.956 (seed 0).
 """
 
 from configs import common

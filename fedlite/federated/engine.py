@@ -252,7 +252,7 @@ def default_clients_per_chunk(platform: str, clients: int) -> int:
     """How many clients vmap trains together, as `benchmarks/` found.
 
     On a CPU one at a time is fastest: batched per-client kernels gain nothing there and cost
-    memory. An accelerator wants large batched products.
+    memory. That an accelerator wants large batched products is an expectation, not yet measured.
     """
     return 1 if platform == "cpu" else min(clients, 64)
 

@@ -48,7 +48,7 @@ def put(axes, value, kept: dict[str, Kept], hit):
     """The inverse of `take`: zeros where no unit was kept; `hit` is `mask` of the same.
 
     A scatter is slow and keeps a temporary of the full array for each client, so it is written
-    as gathers of the inverse index: 15 ms against 344 ms for 18 MiB on a CPU.
+    as gathers of the inverse index, several times faster on a CPU.
     """
     for dimension, axis in enumerate(axes):
         if axis and axis.width in kept:
