@@ -40,8 +40,20 @@ def base(
     config.checkpoint_every = 50
     # "examples": a client weighs as many as it has; "uniform": all the same.
     config.client_weighting = "examples"
+    # How cohorts are drawn: "uniform" without replacement, "poisson", "cyclic".
+    config.participation = "uniform"
+    # Share of each client's examples by which its best local epoch is chosen; 0: the last epoch.
+    config.local_validation = 0.0
+    # schedule: constant, or cosine over the epochs of a round.
     config.client_optimizer = ml_collections.ConfigDict(
-        {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
+        {
+            "learning_rate": 0.1,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "decay_over_examples": False,
+            "clip": 0.0,
+            "schedule": "constant",
+        }
     )
     # name: sgd (FedAvg), momentum (FedAvgM), adagrad, adam or yogi.
     config.server_optimizer = ml_collections.ConfigDict(

@@ -21,6 +21,7 @@ from experiments import binary
 from fedlite import data, methods, models, tasks
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
+from fedlite.federated.cohort import PARTICIPATIONS
 from fedlite.federated.engine import EngineOptions
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.server_optimizer import server_optimizer
@@ -39,6 +40,7 @@ _RANGES = {
     "devices": (0, 10**6),
     "eval_every": (1, 10**7),
     "checkpoint_every": (1, 10**7),
+    "local_validation": (0.0, 0.9),
     "client_optimizer.learning_rate": (0.0, 1e6),
     "client_optimizer.momentum": (0.0, 0.9999999),
     "client_optimizer.weight_decay": (0.0, 1e6),
@@ -95,6 +97,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         shapes=units.param_shapes(model, example),
         population=population,
         clients_per_round=given["clients_per_round"],
+        rounds=given["rounds"],
+        participation=given["participation"],
+        weighting=given["client_weighting"],
     )
     method = _method(chosen, given, context)
     return Experiment(
@@ -122,6 +127,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             rounds_per_dispatch=given["rounds_per_dispatch"],
             devices=given["devices"],
             uniform=given["client_weighting"] == "uniform",
+            participation=given["participation"],
+            validation=given["local_validation"],
         ),
         seed=given["seed"],
         rounds=given["rounds"],
@@ -207,10 +214,12 @@ def _check_values(given: Mapping[str, Any]):
             raise UserError(f"{name} = {value} is out of range: take {low} to {high}")
     if given["client_optimizer"]["learning_rate"] == 0:
         raise UserError("client_optimizer.learning_rate must be above 0, or nothing is learned")
-    if given["client_weighting"] not in ("examples", "uniform"):
-        raise UserError(
-            f"client_weighting must be examples or uniform, not {given['client_weighting']!r}"
-        )
+    for name, choices in (
+        ("client_weighting", ("examples", "uniform")),
+        ("participation", PARTICIPATIONS),
+    ):
+        if given[name] not in choices:
+            raise UserError(f"{name} must be one of {', '.join(choices)}, not {given[name]!r}")
 
 
 def _effective(given: dict, known: dict, chosen: list[str]) -> dict[str, Any]:

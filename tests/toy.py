@@ -42,15 +42,17 @@ def make_params(task, seed=0):
     return units.init_params(task.model, jax.random.key(seed), EXAMPLE)
 
 
-def make_context(task, population=8, clients_per_round=3) -> methods.Context:
+def make_context(task, population=8, clients_per_round=3, **more) -> methods.Context:
     """The context in which methods are built."""
     shapes = FrozenDict(units.param_shapes(task.model, EXAMPLE))
-    return methods.Context(task.axes, shapes, population, clients_per_round)
+    return methods.Context(
+        task.axes, shapes, population, clients_per_round, **{"rounds": 4, **more}
+    )
 
 
-def make_method(task, spec, **sections) -> methods.Method:
+def make_method(task, spec, context=None, **sections) -> methods.Method:
     """A method by its spec; sections are its options by name."""
-    return methods.build_chain(spec, make_context(task), sections)
+    return methods.build_chain(spec, context or make_context(task), sections)
 
 
 def make_engine(task, method, *, split=None, clients=3, epochs=2, lr=0.1, server=None, **options):

@@ -1,22 +1,65 @@
 """Who takes part in a round, and how the cohort is laid out over devices and chunks."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fedlite.federated.round import Cohort
 
+PARTICIPATIONS = ("uniform", "poisson", "cyclic")
 
-def sample_cohort(seed: int, round_number: int, population: int, clients: int) -> np.ndarray:
-    """Client indices drawn uniformly without replacement, int64 [clients], sorted.
 
-    A function of (seed, round) alone, in O(clients) memory and time. All clients take part
-    where `clients` is at least `population`.
+def sample_cohort(
+    seed: int, round_number: int, population: int, clients: int, participation: str = "uniform"
+) -> np.ndarray:
+    """The clients of a round, a function of its arguments alone.
+
+    Args:
+      seed: of the run.
+      round_number: from 0.
+      population: number of clients.
+      clients: size of the cohort, its mean for "poisson"; from `population` on, all take part.
+      participation: "uniform" draws that many without replacement; "poisson" draws each client
+        on its own with probability clients / population; "cyclic" shuffles the population once,
+        cuts it into population // clients groups of `clients` (a remainder never takes part),
+        and takes them in turn, so that a client takes part every population // clients rounds.
+
+    Returns:
+      Client indices, int64, sorted; in O(clients) time but for "cyclic".
     """
     if clients >= population:
         return np.arange(population)
+    if participation == "cyclic":
+        begin = round_number % (population // clients) * clients
+        return np.sort(_shuffled(seed, population)[begin : begin + clients])
     generator = np.random.default_rng(np.random.SeedSequence([seed, round_number, 0xC0]))
+    if participation == "poisson":
+        # The same distribution as a coin for each client, without a draw for each.
+        clients = generator.binomial(population, clients / population)
     return np.sort(generator.choice(population, clients, replace=False, shuffle=False))
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(seed: int, population: int) -> np.ndarray:
+    return np.random.default_rng(np.random.SeedSequence([seed, 0xC1])).permutation(population)
+
+
+def room_for(sizes: Sequence[int], clients: int, population: int, participation: str) -> int:
+    """How many clients the compiled rounds hold: few different numbers, so few programs.
+
+    Args:
+      sizes: of the cohorts at hand.
+      clients, population, participation: as of `sample_cohort`.
+    """
+    if participation != "poisson" or clients >= population:
+        return max(sizes)
+    room = math.ceil(clients + 4 * math.sqrt(clients))
+    while room < max(sizes):
+        room *= 2
+    return room
 
 
 class Layout(NamedTuple):

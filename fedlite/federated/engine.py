@@ -17,7 +17,7 @@ import optax
 from fedlite.data.federated import Split
 from fedlite.errors import UserError
 from fedlite.federated import devices as devices_lib
-from fedlite.federated.cohort import Layout, lay_out, sample_cohort
+from fedlite.federated.cohort import PARTICIPATIONS, Layout, lay_out, room_for, sample_cohort
 from fedlite.federated.feed import make_feed
 from fedlite.federated.local import ClientOptimizer, LocalPlan
 from fedlite.federated.round import AXIS, RoundPlan, Server, init_server, run_rounds
@@ -39,6 +39,8 @@ class EngineOptions:
       devices: number of devices to use; 0 for all.
       resident_bytes: a data set up to this size lies on the devices.
       uniform: whether clients weigh the same, not by their examples (changes results, too).
+      participation: how cohorts are drawn, see `sample_cohort` (changes results, too).
+      validation: see `LocalPlan` (changes results, too).
     """
 
     batch_size: int
@@ -48,6 +50,15 @@ class EngineOptions:
     devices: int = 0
     resident_bytes: int = 2 << 30
     uniform: bool = False
+    participation: str = "uniform"
+    validation: float = 0.0
+
+    def __post_init__(self):
+        if self.participation not in PARTICIPATIONS:
+            raise UserError(
+                f"participation must be one of {', '.join(PARTICIPATIONS)}, not "
+                f"{self.participation!r}"
+            )
 
 
 class RoundResult(NamedTuple):
@@ -127,7 +138,7 @@ class Engine:
         """A server from the host onto the devices."""
         if len(self.devices) == 1:
             # A copy, since the rounds donate their input.
-            return jax.tree.map(lambda leaf: jnp.array(leaf, device=self.devices[0]), server)
+            return jax.device_put(jax.tree.map(jnp.array, server), self.devices[0])
         return devices_lib.replicate(server, self.devices)
 
     def host(self, server: Server) -> Server:
@@ -161,10 +172,10 @@ class Engine:
         method, recipe = self.plan(server, first)
         if count > self.max_rounds or first + count > recipe.until:
             raise ValueError(f"{count} rounds from {first} are not one dispatch")
-        layouts = [self._layout(recipe, first + index) for index in range(count)]
+        layouts = self._layouts(recipe, first, count)
         fed = self._feed.fetch(layouts)
         if self._feed.streams and first + count < recipe.until:
-            self._feed.prefetch([self._layout(recipe, first + count)])
+            self._feed.prefetch(self._layouts(recipe, first + count, 1))
         room = self.max_rounds
         padded = fed.layouts + [fed.layouts[-1]] * (room - count)
         # [devices, rounds, chunks, ...]
@@ -189,21 +200,31 @@ class Engine:
             for i, layout in enumerate(layouts)
         ]
 
-    def _layout(self, recipe: Recipe, round_number: int) -> Layout:
-        population = self._split.num_clients
-        ids = sample_cohort(self.seed, round_number, population, recipe.clients)
+    def _layouts(self, recipe: Recipe, first: int, count: int) -> list[Layout]:
+        population, participation = self._split.num_clients, self.options.participation
+        cohorts = [
+            sample_cohort(self.seed, number, population, recipe.clients, participation)
+            for number in range(first, first + count)
+        ]
+        room = room_for([len(ids) for ids in cohorts], recipe.clients, population, participation)
+        share = -(-room // len(self.devices))
         per_chunk = self.options.clients_per_chunk or default_clients_per_chunk(
-            self.devices[0].platform, -(-len(ids) // len(self.devices))
+            self.devices[0].platform, share
         )
-        return lay_out(
-            ids,
-            self._sizes[ids],
-            self._starts[ids],
-            devices=len(self.devices),
-            clients_per_chunk=min(per_chunk, -(-len(ids) // len(self.devices))),
-            batch_size=self.options.batch_size,
-            steps=self.local_plan(recipe).max_steps if self.options.unroll else 0,
-        )
+        per_chunk = min(per_chunk, share)
+        return [
+            lay_out(
+                ids,
+                self._sizes[ids],
+                self._starts[ids],
+                devices=len(self.devices),
+                clients_per_chunk=per_chunk,
+                batch_size=self.options.batch_size,
+                chunks=-(-share // per_chunk),
+                steps=self.local_plan(recipe).max_steps if self.options.unroll else 0,
+            )
+            for ids in cohorts
+        ]
 
     def local_plan(self, recipe: Recipe) -> LocalPlan:
         """The static side of local training under a recipe."""
@@ -213,6 +234,7 @@ class Engine:
             batch_size=self.options.batch_size,
             max_size=int(self._sizes.max()),
             unroll=self.options.unroll,
+            validation=self.options.validation,
         )
 
     def _program(self, method: Method, recipe: Recipe, arguments):

@@ -1,6 +1,7 @@
 """Local training: what one client does in a round."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,8 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedlite.errors import UserError
 from fedlite.methods import Method, Report, View
 from fedlite.tasks import Task
+
+SCHEDULES = ("constant", "cosine")
+# Divides a client's examples for its validation, the same way in every round of every run.
+_VALIDATION_SEED = 0x7A11D
 
 
 class ClientData(NamedTuple):
@@ -19,11 +25,13 @@ class ClientData(NamedTuple):
       arrays: flat arrays by name, each [examples of all clients, ...].
       start: index of the client's first example.
       size: its number of examples; 0 for a client that only fills a chunk.
+      client: its index in the population.
     """
 
     arrays: Mapping[str, Any]
     start: Any
     size: Any
+    client: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +42,39 @@ class ClientOptimizer:
       momentum: of SGD; 0 for none.
       weight_decay: decoupled from momentum, added to the gradient.
       clip: global norm to which each step's gradient is clipped; 0 for no clipping.
+      schedule: of the learning rate over a round's epochs, one of `SCHEDULES`: "cosine" falls
+        from its value in the first epoch towards 0, a step an epoch, anew in each round.
+      decay_over_examples: whether the weight decay is divided by the client's examples.
     """
 
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float = 0.0
+    schedule: str = "constant"
+    decay_over_examples: bool = False
 
-    def make(self, lr) -> optax.GradientTransformation:
-        """An optax optimiser; `lr` may be traced."""
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise UserError(
+                f"client_optimizer.schedule must be one of {', '.join(SCHEDULES)}, not "
+                f"{self.schedule!r}"
+            )
+
+    def make(self, lr, examples=1) -> optax.GradientTransformation:
+        """An optax optimiser for a client with so many examples; both may be traced."""
         steps = []
         if self.clip:
             steps.append(optax.clip_by_global_norm(self.clip))
         if self.weight_decay:
-            steps.append(optax.add_decayed_weights(self.weight_decay))
+            over = jnp.maximum(examples, 1) if self.decay_over_examples else 1
+            steps.append(optax.add_decayed_weights(self.weight_decay / over))
         return optax.chain(*steps, optax.sgd(lr, self.momentum or None))
+
+    def factor(self, epoch, epochs: int):
+        """What the learning rate is multiplied by in an epoch of a round; 1.0 if constant."""
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + jnp.cos(math.pi * epoch / epochs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +88,8 @@ class LocalPlan:
       max_size: no client has more examples.
       unroll: whether steps are unrolled instead of looped; then every client runs as many
         steps as one of `max_size` examples.
+      validation: share of each client's examples that it does not train on but chooses its
+        best epoch by, the one of least loss (FedOBD; papers.md 6.2); 0 takes the last epoch.
     """
 
     optimizer: ClientOptimizer
@@ -68,6 +97,7 @@ class LocalPlan:
     batch_size: int
     max_size: int
     unroll: bool = False
+    validation: float = 0.0
 
     @property
     def max_steps(self) -> int:
@@ -117,15 +147,32 @@ def train_locally(
     Returns:
       The update (trained minus received) of each trained parameter, and the report.
     """
-    optimizer = method.client_optimizer(view, plan.optimizer.make(lr))
-    received = values(view.trained)
-    step = make_step(task, optimizer, values(view.read))
+    received, read = values(view.trained), values(view.read)
     shuffle_key, step_key = jax.random.split(key)
+    held_out = jnp.int32(data.size * plan.validation) if plan.validation else 0
+    train_size = data.size - held_out
+    division = _division(plan, data) if plan.validation else None
+
+    def make_optimizer(epoch):
+        rate = lr * plan.optimizer.factor(epoch, plan.epochs)
+        return method.client_optimizer(view, plan.optimizer.make(rate, data.size))
+
+    def batch_of(order, position, size):
+        begin = position * plan.batch_size
+        rows = jax.lax.dynamic_slice(order, (begin,), (plan.batch_size,))
+        mask = begin + jnp.arange(plan.batch_size) < size
+        rows = rows if division is None else jnp.take(division, rows, mode="clip")
+        # A padded row reads the client's first example; its mask is 0.
+        rows = data.start + jnp.where(mask, rows, 0)
+        batch = {k: jnp.take(a, rows, axis=0, mode="clip") for k, a in data.arrays.items()}
+        return batch, mask.astype(jnp.float32), begin < size
 
     def epoch(index, carry):
+        trained, opt_state, best, loss_sum, taken = carry
+        step = make_step(task, make_optimizer(index), read)
         draws = jax.random.uniform(jax.random.fold_in(shuffle_key, index), (plan.max_size,))
         # Sorting puts the client's own examples first, in random order.
-        order = jnp.argsort(jnp.where(jnp.arange(plan.max_size) < data.size, draws, 2.0))
+        order = jnp.argsort(jnp.where(jnp.arange(plan.max_size) < train_size, draws, 2.0))
         order = jnp.pad(order, (0, plan.max_steps * plan.batch_size - plan.max_size))
         # All at once: the generator runs a small loop for each key.
         epoch_key = jax.random.fold_in(step_key, index)
@@ -133,14 +180,7 @@ def train_locally(
 
         def body(position, carry):
             trained, opt_state, loss_sum, taken = carry
-            begin = position * plan.batch_size
-            rows = jax.lax.dynamic_slice(order, (begin,), (plan.batch_size,))
-            mask = begin + jnp.arange(plan.batch_size) < data.size
-            # A padded row reads the client's first example; its mask is 0.
-            rows = data.start + jnp.where(mask, rows, 0)
-            batch = {k: jnp.take(a, rows, axis=0, mode="clip") for k, a in data.arrays.items()}
-            mask = mask.astype(jnp.float32)
-            real = begin < data.size
+            batch, mask, real = batch_of(order, position, train_size)
             moved = step(trained, opt_state, batch, mask, keys[position])
             trained, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(real, new, old), moved[:2], (trained, opt_state)
@@ -149,19 +189,59 @@ def train_locally(
             loss_sum += jnp.where(real, moved[2], 0.0) * jnp.sum(mask)
             return trained, opt_state, loss_sum, taken + real
 
-        if plan.unroll:
-            for position in range(plan.max_steps):
-                carry = body(position, carry)
-            return carry
-        return jax.lax.fori_loop(0, steps, body, carry)
+        carry = (trained, opt_state, loss_sum, taken)
+        trained, opt_state, loss_sum, taken = _loop(plan, plan.max_steps, steps, body, carry)
+        if division is not None:
+            best = better(best, trained)
+        return trained, opt_state, best, loss_sum, taken
 
-    carry = (received, optimizer.init(received), jnp.float32(0), jnp.int32(0))
-    if plan.unroll:
-        for index in range(plan.epochs):
-            carry = epoch(index, carry)
-    else:
-        carry = jax.lax.fori_loop(0, plan.epochs, epoch, carry)
-    trained, _, loss_sum, taken = carry
+    def better(best, trained):
+        order = jnp.roll(jnp.arange(plan.max_size), -train_size)
+        order = jnp.pad(order, (0, plan.max_steps * plan.batch_size - plan.max_size))
+
+        def body(position, sums):
+            batch, mask, real = batch_of(order, position, held_out)
+            scores = task.evaluate({**read, **trained}, batch)
+            more = [jnp.sum(jnp.where(mask > 0, a, 0)) for a in scores[:2]]
+            return tuple(jnp.where(real, a + b, a) for a, b in zip(sums, more))
+
+        loss, weight = _loop(plan, plan.max_steps, steps, body, (jnp.float32(0), jnp.float32(0)))
+        # A client too small to hold anything out keeps its last epoch; so does NaN, to be seen.
+        loss = jnp.where(weight > 0, loss / jnp.maximum(weight, 1), -jnp.inf)
+        least, kept = best
+        won = ~(loss > least) | (weight == 0)
+        return jnp.where(won, loss, least), jax.tree.map(
+            lambda new, old: jnp.where(won, new, old), trained, kept
+        )
+
+    best = () if division is None else (jnp.float32(jnp.inf), received)
+    opt_state = make_optimizer(0).init(received)
+    carry = (received, opt_state, best, jnp.float32(0), jnp.int32(0))
+    trained, _, best, loss_sum, taken = _loop(plan, plan.epochs, plan.epochs, epoch, carry)
+    if division is not None:
+        trained = best[1]
     update = jax.tree.map(jnp.subtract, trained, received)
-    seen = jnp.maximum(data.size * plan.epochs, 1)
-    return update, Report(loss_sum / seen, data.size, taken, taken * lr)
+    seen = jnp.maximum(train_size * plan.epochs, 1)
+    factors = [plan.optimizer.factor(index, plan.epochs) for index in range(plan.epochs)]
+    lr_sum = (
+        taken * lr
+        if plan.optimizer.schedule == "constant"
+        else (taken * lr * sum(factors) / plan.epochs)
+    )
+    return update, Report(loss_sum / seen, data.size, taken, lr_sum)
+
+
+def _loop(plan: LocalPlan, longest: int, count, body, carry):
+    """`body` for 0 to `count` - 1; unrolled it runs `longest` times."""
+    if not plan.unroll:
+        return jax.lax.fori_loop(0, count, body, carry)
+    for index in range(longest):
+        carry = body(index, carry)
+    return carry
+
+
+def _division(plan: LocalPlan, data: ClientData):
+    """The client's examples in a fixed random order: the last ones are held out."""
+    key = jax.random.fold_in(jax.random.key(_VALIDATION_SEED), jnp.maximum(data.client, 0))
+    draws = jax.random.uniform(key, (plan.max_size,))
+    return jnp.argsort(jnp.where(jnp.arange(plan.max_size) < data.size, draws, 2.0))

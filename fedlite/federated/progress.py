@@ -63,9 +63,11 @@ class ProgressBar:
             # As it is: a log file has no width, and a method's name is no markup.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def evaluated(self, accuracy: float):
+    def evaluated(self, accuracy: float, epsilon: float | None = None):
         """After an evaluation."""
         self._accuracy = f" accuracy {accuracy:.3f}"
+        if epsilon is not None:
+            self._accuracy += f" epsilon {epsilon:.2f}"
 
 
 class Board:

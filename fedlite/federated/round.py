@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from fedlite.federated.local import ClientData, LocalPlan, train_locally
-from fedlite.methods import Keys, Method, Recipe, Report, Update, server_view
+from fedlite.methods import Keys, Method, Recipe, Report, Sums, Update, server_view
 from fedlite.tasks import Task
 from fedlite.wire import Part, message_bytes, side_bytes
 
 AXIS = "devices"
 # What a client's key is folded with for its local training; methods fold small numbers.
 _TRAINING = 0x7EA1
-_REVISION = 0x4E71
+_COMBINATION, _REVISION = 0xC0B1, 0x4E71
 
 
 class Server(NamedTuple):
@@ -139,7 +139,7 @@ def run_round(
             method,
             plan.local,
             received,
-            ClientData(arrays, start, size),
+            ClientData(arrays, start, size, client),
             jax.random.fold_in(keys.client, _TRAINING),
             lr,
             steps,
@@ -217,11 +217,6 @@ def run_round(
     if plan.axis:
         accumulated = jax.lax.psum(accumulated, plan.axis)
     total, claim, (loss, examples, steps_sum, lr_sum, count, nonfinite) = accumulated
-    aggregate = {
-        k: jnp.where(claim[k] > 0, total[k] / jnp.where(claim[k] > 0, claim[k], 1), 0)
-        for k in total
-    }
-    params, opt_state = _server_step(plan.server_optimizer, server, aggregate, claim)
     clients_kept = jnp.maximum(count, 1)
     report = Report(
         loss / jnp.maximum(examples, 1),
@@ -229,6 +224,14 @@ def run_round(
         steps_sum / clients_kept,
         lr_sum / clients_kept,
     )
+    total, claim = method.combine(
+        server.state, jax.random.fold_in(key, _COMBINATION), Sums(total, claim), report
+    )
+    aggregate = {
+        k: jnp.where(claim[k] > 0, total[k] / jnp.where(claim[k] > 0, claim[k], 1), 0)
+        for k in total
+    }
+    params, opt_state = _server_step(plan.server_optimizer, server, aggregate, claim)
     state = method.revise(
         server.state, jax.random.fold_in(key, _REVISION), params, aggregate, report
     )

@@ -100,10 +100,7 @@ class _Run:
             options=experiment.options,
             seed=experiment.seed,
         )
-        # By way of the host, as from a checkpoint: arrays that are committed to their device and
-        # those that are not make two programs, and a resumed run would compile its own.
-        server = self.engine.host(self.engine.init(experiment.init_params()))
-        self.server = self.engine.place(jax.tree.map(np.asarray, server))
+        self.server = self.engine.init(experiment.init_params())
         self.meter = Meter(train_split.num_clients)
         self.evaluators = {
             name: Evaluator(experiment.task, split)
@@ -124,20 +121,20 @@ class _Run:
         title = f"{experiment.names['method']} on {experiment.names['dataset']}"
         with contextlib.closing(Checkpoints(self.workdir.checkpoints)) as self.checkpoints:
             self._resume()
-            if self.round < experiment.rounds:
+            if not self._over():
                 with (
                     ProgressBar(title, experiment.rounds, self.round) as bar,
                     Board(self.workdir.tensorboard, self.round + 1) as self.board,
                 ):
                     self._rounds(bar, stopped)
-            if self.round < experiment.rounds:
+            if not self._over():
                 return None
             summary = self._summary()
             self.workdir.write_summary(summary)
             return summary
 
     def _rounds(self, bar: ProgressBar, stopped: threading.Event):
-        while self.round < self.experiment.rounds and not stopped.is_set():
+        while not self._over() and not stopped.is_set():
             self._dispatch(bar)
             if self._due(self.experiment.eval_every):
                 self._evaluate(bar)
@@ -147,7 +144,13 @@ class _Run:
             self._save()
 
     def _due(self, every: int) -> bool:
-        return self.round % every == 0 or self.round == self.experiment.rounds
+        return self.round % every == 0 or self._over()
+
+    def _over(self) -> bool:
+        """Whether all rounds took place, or the method ended the run before that."""
+        if self.round >= self.experiment.rounds:
+            return True
+        return self.engine.plan(self.server, self.round)[1].ended
 
     def _dispatch(self, bar: ProgressBar):
         _, recipe = self.engine.plan(self.server, self.round)
@@ -195,9 +198,11 @@ class _Run:
 
     def _evaluate(self, bar: ProgressBar):
         params = self.engine.host(self.server).params
+        guarantee = self.experiment.method.privacy(self.round)
+        privacy = {} if guarantee is None else {"epsilon": guarantee["epsilon"]}
         for name, evaluator in self.evaluators.items():
             metrics = evaluator(params)
-            values = {"split": name, **metrics, "total_bytes": self.meter.total}
+            values = {"split": name, **metrics, "total_bytes": self.meter.total, **privacy}
             self.workdir.append(self.round, "eval", values)
             self.board.add(self.round, name, {k: metrics[k] for k in ("loss", "accuracy")})
             if name == "test":
@@ -210,7 +215,7 @@ class _Run:
                         "loss": metrics["loss"],
                         "round": self.round,
                     }
-                bar.evaluated(metrics["accuracy"])
+                bar.evaluated(metrics["accuracy"], **privacy)
         self.board.flush()
 
     def _save(self):
@@ -266,7 +271,7 @@ class _Run:
         return {
             **experiment.names,
             "seed": experiment.seed,
-            "rounds": experiment.rounds,
+            "rounds": self.round,
             "final": self.final,
             "best": self.best,
             "client": cost._asdict(),
@@ -275,7 +280,7 @@ class _Run:
             "seconds": self.seconds,
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
-            "privacy": None,
+            "privacy": experiment.method.privacy(self.round),
         }
 
 

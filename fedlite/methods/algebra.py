@@ -44,6 +44,18 @@ class Update(NamedTuple):
     weight: Any
 
 
+class Sums(NamedTuple):
+    """The cohort's sums, by path and "tag:path".
+
+    Attributes:
+      total: sum of weight * cover * value.
+      claim: sum of weight * cover, which broadcasts against `total`.
+    """
+
+    total: dict[str, Any]
+    claim: dict[str, Any]
+
+
 class Keys(NamedTuple):
     """Random keys of a round: one that the cohort shares, and the client's own."""
 
@@ -69,12 +81,21 @@ class Report(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A round's static plan; `until` is the first round at which it may change."""
+    """A round's plan.
+
+    Attributes:
+      clients: size of the cohort.
+      epochs: of local training.
+      lr: the clients' learning rate; another value needs no other program.
+      until: the first round at which the plan may change.
+      ended: whether the run is over: this round does not take place.
+    """
 
     clients: int
     epochs: int
     lr: float
     until: int = FOREVER
+    ended: bool = False
 
 
 class Context(NamedTuple):
@@ -85,12 +106,18 @@ class Context(NamedTuple):
       shapes: shapes of the server's parameters by path.
       population: number of clients.
       clients_per_round: size of the cohort.
+      rounds: of the run.
+      participation: how cohorts are drawn, one of `fedlite.federated.cohort.PARTICIPATIONS`.
+      weighting: what a client weighs in the mean, "examples" or "uniform".
     """
 
     axes: Any
     shapes: Mapping[str, tuple[int, ...]]
     population: int
     clients_per_round: int
+    rounds: int
+    participation: str = "uniform"
+    weighting: str = "examples"
 
 
 class Method:
@@ -99,7 +126,13 @@ class Method:
     A method is a frozen dataclass, equal by value, since it is a static jit argument. Fields
     without a default (`axes`, `shapes`, ...) are filled from the `Context`; the others are the
     options of a config.
+
+    Attributes:
+      bounds_updates: whether what it returns from `deselect` is bounded for privacy, so that no
+        method further out may change it.
     """
+
+    bounds_updates = False
 
     def init(self, key, view: View) -> Any:
         """The server's state, in the server's coordinates; its shapes never change."""
@@ -123,6 +156,10 @@ class Method:
         """The client's upload in the shapes that `select` was given, and its new state."""
         return update, context
 
+    def combine(self, state, key, sums: Sums, report: Report) -> Sums:
+        """The server's turn on the cohort's sums, before they are divided: noise, rescaling."""
+        return sums
+
     def revise(self, state, key, params, aggregate, report: Report) -> Any:
         """The server's turn after the aggregation: new masks, new scores."""
         return state
@@ -135,12 +172,26 @@ class Method:
         """
         return self, recipe
 
+    def privacy(self, rounds: int) -> Mapping[str, Any] | None:
+        """The guarantee after so many rounds: "epsilon", "delta" and the assumptions; or None."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Method):
     """Methods one inside the other: select runs left to right, deselect right to left."""
 
     methods: tuple[Method, ...]
+
+    def __post_init__(self):
+        for index, method in enumerate(self.methods):
+            for outer in self.methods[:index] if method.bounds_updates else ():
+                if type(outer).deselect is not Method.deselect:
+                    raise UserError(
+                        f"{type(method).__name__} bounds what a client can change, and "
+                        f"{type(outer).__name__} to its left would change it again: put it to the "
+                        "right"
+                    )
 
     def init(self, key, view):
         """The states of the methods, each given the view that those before it leave."""
@@ -189,6 +240,13 @@ class Chain(Method):
             mine.append(my)
         return update, tuple(reversed(mine))
 
+    def combine(self, state, key, sums, report):
+        """Inner to outer, as `deselect`."""
+        turns = list(zip(self.methods, state, self._split(key), strict=True))
+        for method, own, own_key in reversed(turns):
+            sums = method.combine(own, own_key, sums, report)
+        return sums
+
     def revise(self, state, key, params, aggregate, report):
         """Each method revises its own state."""
         return tuple(
@@ -203,6 +261,11 @@ class Chain(Method):
             method, recipe = method.at(round_number, own, recipe)
             answers.append(method)
         return Chain(tuple(answers)), recipe
+
+    def privacy(self, rounds):
+        """The guarantee of the member that gives one."""
+        given = [method.privacy(rounds) for method in self.methods]
+        return next((guarantee for guarantee in given if guarantee is not None), None)
 
     def _split(self, key):
         return [jax.random.fold_in(key, index) for index in range(len(self.methods))]

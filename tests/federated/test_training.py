@@ -288,3 +288,39 @@ def test_log_lines_are_whole(capsys):
         f"{title}: round 4/10 loss 0.500 1.2 MB 30.0 clients/s",
         f"{title}: round 10/10 loss 0.250 accuracy 0.900 2.5 MB 30.0 clients/s",
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Brief(methods.Method):
+    """Two rounds of three clients, then two of all at half the rate, then the end."""
+
+    def at(self, round_number, state, recipe):
+        if round_number < 2:
+            return self, dataclasses.replace(recipe, until=2)
+        if round_number < 4:
+            return self, dataclasses.replace(recipe, clients=8, lr=recipe.lr / 2, until=4)
+        return self, dataclasses.replace(recipe, ended=True)
+
+    def privacy(self, rounds):
+        return {"epsilon": 0.5 * rounds, "delta": 1e-5, "assumptions": "none"}
+
+
+def test_a_method_may_end_the_run(tmp_path, monkeypatch):
+    summary = _train(_experiment(Brief()), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["clients"] for line in lines if line["kind"] == "train"] == [3, 3, 8, 8]
+    evaluated = [line for line in lines if line["kind"] == "eval"]
+    assert [line["round"] for line in evaluated] == [4]
+    assert summary["rounds"] == 4
+    assert summary["final"]["accuracy"] == evaluated[0]["accuracy"]
+    # The guarantee is that of the rounds that took place.
+    assert summary["privacy"] == {"epsilon": 2.0, "delta": 1e-5, "assumptions": "none"}
+    assert evaluated[0]["epsilon"] == 2.0
+    # Started again, nothing is left to do; stopped in the middle, it goes on to the same end.
+    outcome = _outcome(tmp_path)
+    _train(_experiment(Brief()), tmp_path)
+    assert _outcome(tmp_path) == outcome
+    with _hook(monkeypatch, 3, _crash), pytest.raises(Crash):
+        _train(_experiment(Brief(), checkpoint_every=1), tmp_path / "crashed")
+    _train(_experiment(Brief(), checkpoint_every=1), tmp_path / "crashed")
+    assert _outcome(tmp_path / "crashed") == outcome

@@ -1,6 +1,7 @@
 """What holds for every method: a row each."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import pytest
 
 from fedlite import methods
 from fedlite.errors import UserError
-from fedlite.methods import Keys, Method, Report, Update, View, chain, server_view
+from fedlite.federated.cohort import sample_cohort
+from fedlite.federated.server_optimizer import server_optimizer
+from fedlite.methods import Keys, Method, Report, Sums, Update, View, chain, server_view
 from fedlite.wire import Part, message_bytes, once_bytes, write
 from tests import toy
 
@@ -23,6 +26,8 @@ ROWS = {
     "clip": ({"norm": 1e9}, {"norm": 0.01}),
     "quantize": ({"up": "", "down": ""}, {"up": "uniform8", "down": "bfloat16"}),
 }
+# How the cohorts of a method's rounds are drawn where it is not "uniform".
+PARTICIPATION = {}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +42,27 @@ def params(task):
 
 @pytest.fixture(scope="module")
 def fedavg(task, params):
-    return toy.run(_engine(task, "fedavg"), params)
+    """FedAvg's run with the cohorts that a method has."""
+
+    @functools.cache
+    def run(participation):
+        method = toy.make_method(task, "fedavg")
+        engine = toy.make_engine(task, method, uniform=True, participation=participation)
+        return toy.run(engine, params)
+
+    return lambda name: run(PARTICIPATION.get(name, "uniform"))
 
 
-def _engine(task, spec, **sections):
-    return toy.make_engine(task, toy.make_method(task, spec, **sections), uniform=True)
+def _method(task, name, options):
+    participation = PARTICIPATION.get(name, "uniform")
+    context = toy.make_context(task, participation=participation, weighting="uniform")
+    return toy.make_method(task, name, context, **{name: dict(options)})
+
+
+def _engine(task, name, options):
+    participation = PARTICIPATION.get(name, "uniform")
+    method = _method(task, name, options)
+    return toy.make_engine(task, method, uniform=True, participation=participation)
 
 
 def test_every_method_has_a_row():
@@ -50,16 +71,19 @@ def test_every_method_has_a_row():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_neutral_options_are_fedavg_bit_for_bit(task, params, fedavg, name):
-    server, results = toy.run(_engine(task, name, **{name: ROWS[name][0]}), params)
-    toy.assert_same_bits(server.params, fedavg[0].params)
-    assert [r.down.tolist() for r in results] == [r.down.tolist() for r in fedavg[1]]
+    server, results = toy.run(_engine(task, name, ROWS[name][0]), params)
+    toy.assert_same_bits(server.params, fedavg(name)[0].params)
+    assert [r.down.tolist() for r in results] == [r.down.tolist() for r in fedavg(name)[1]]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
 def test_other_options_change_the_result_and_are_deterministic(task, params, fedavg, name):
-    engine = _engine(task, name, **{name: ROWS[name][1]})
+    engine = _engine(task, name, ROWS[name][1])
     server, _ = toy.run(engine, params)
-    assert any(not np.array_equal(server.params[k], fedavg[0].params[k]) for k in fedavg[0].params)
+    assert any(
+        not np.array_equal(server.params[k], fedavg(name)[0].params[k])
+        for k in fedavg(name)[0].params
+    )
     toy.assert_same_bits(toy.run(engine, params)[0], server)
 
 
@@ -67,21 +91,27 @@ def test_other_options_change_the_result_and_are_deterministic(task, params, fed
 def test_equal_by_value_and_hashable(task, name):
     for options in ROWS[name]:
         if options is not None:
-            one, two = (toy.make_method(task, name, **{name: dict(options)}) for _ in range(2))
+            one, two = (_method(task, name, options) for _ in range(2))
             assert one == two and hash(one) == hash(two)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
 def test_meter_equals_what_is_written(task, params, name):
     """The bytes that the compiled round reports are those of a message written by hand."""
-    method = toy.make_method(task, name, **{name: ROWS[name][1]})
-    engine = toy.make_engine(task, method)
+    engine = _engine(task, name, ROWS[name][1])
     server = engine.init(params)
+    state = jax.tree.map(np.asarray, server.state)
+    method, _ = engine.plan(server, 0)
+    ids = sample_cohort(engine.seed, 0, 8, 3, PARTICIPATION.get(name, "uniform"))
+    own = [
+        jax.tree.map(lambda leaf: leaf[0], engine.store.gather(ids[i : i + 1])) for i in range(3)
+    ]
     _, (result,) = engine.run(server, 0, 1)
+    assert result.ids.tolist() == ids.tolist()
     for position, client in enumerate(result.ids):
         key = jax.random.fold_in(jax.random.key(engine.seed), 0)
         keys = Keys(key, jax.random.fold_in(key, int(client)))
-        view, context = method.select((), (), keys, server_view(params))
+        view, context = method.select(state, own[position], keys, server_view(params))
         parts = {path: Part(jnp.ones_like(part.value)) for path, part in view.trained.items()}
         report = Report(jnp.float32(0), jnp.int32(1), jnp.int32(1), jnp.float32(1))
         update, _ = method.deselect(context, Update(parts, jnp.float32(1)), report)
@@ -286,3 +316,52 @@ def test_message_bytes_of_fedavg(task, params):
     assert int(message_bytes(server_view(params).trained)) == 4 * sum(
         p.size for p in params.values()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled(Method):
+    """The server takes twice the cohort's sum."""
+
+    def combine(self, state, key, sums, report):
+        return sums._replace(total={k: 2 * total for k, total in sums.total.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Noised(Method):
+    """Adds noise, the same wherever it is drawn."""
+
+    def combine(self, state, key, sums, report):
+        total = {k: v + jax.random.normal(key, v.shape) for k, v in sums.total.items()}
+        return sums._replace(total=total)
+
+
+def test_the_server_has_a_turn_on_the_sums(task, params):
+    """Doubling the sums is a server's learning rate of 2."""
+    once, twice = (server_optimizer(learning_rate=rate) for rate in (0.5, 1.0))
+    doubled = toy.make_engine(task, Doubled(), server=once)
+    plain = toy.make_engine(task, Method(), server=twice)
+    toy.assert_close(*(toy.run(engine, params)[0].params for engine in (doubled, plain)))
+
+
+def test_turns_on_the_sums_run_inside_out():
+    sums = Sums({"a": jnp.ones(1000)}, {"a": jnp.ones(())})
+    key = jax.random.key(0)
+    noise = chain(Method(), Noised()).combine(((), ()), key, sums, None).total["a"] - 1
+    outer = chain(Doubled(), Noised()).combine(((), ()), key, sums, None).total["a"]
+    np.testing.assert_allclose(outer, 2 * (1 + noise), rtol=1e-6)
+    assert float(jnp.std(noise)) > 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Method):
+    bounds_updates = True
+
+
+def test_nothing_may_change_a_bounded_update(task):
+    clip, freeze = (
+        toy.make_method(task, name, **{name: ROWS[name][1]})
+        for name in ("clip", "partial_training")
+    )
+    assert chain(freeze, Bounded(), clip).methods == (freeze, Bounded(), clip)
+    with pytest.raises(UserError, match=r"Clip to its left .* put it to the right"):
+        chain(clip, Bounded())
