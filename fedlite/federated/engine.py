@@ -129,7 +129,8 @@ class Engine:
         self._store: ClientStore | None = None
 
     def init(self, params: dict[str, jax.Array]) -> Server:
-        """The server before round 0, on the devices."""
+        """The server before round 0, on the devices, from freshly initialised parameters."""
+        params = dict(self.method.start(params))
         key = jax.random.fold_in(self._key, 2**31 - 1)
         self._store = ClientStore(self.method, server_view(params), self._split.num_clients, key)
         return self.place(init_server(self.method, params, self._server_optimizer, key))

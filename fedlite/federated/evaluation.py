@@ -56,10 +56,25 @@ class Evaluator:
         offsets = self._split.offsets
         sums = [np.concatenate([[0.0], np.cumsum(a)]) for a in (correct, weight)]
         right, counted = (total[offsets[1:]] - total[offsets[:-1]] for total in sums)
-        accuracy = right[counted > 0] / counted[counted > 0]
-        quantiles = np.quantile(accuracy, QUANTILES) if len(accuracy) else []
-        named = {f"q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, quantiles)}
-        return {"mean": float(accuracy.mean()) if len(accuracy) else 0.0, **named}
+        return across_clients(right[counted > 0] / counted[counted > 0])
+
+
+def across_clients(values: np.ndarray) -> dict[str, float]:
+    """How a number is spread over clients.
+
+    Args:
+      values: one a client, such as accuracies.
+
+    Returns:
+      "mean", "worst_decile" (the mean over the tenth of the clients, rounded up, with the least
+      values), and the quantiles "q00" to "q100".
+    """
+    if not len(values):
+        return {"mean": 0.0, "worst_decile": 0.0}
+    ordered = np.sort(values)
+    quantiles = {f"q{round(100 * q):02d}": float(np.quantile(ordered, q)) for q in QUANTILES}
+    worst = ordered[: -(-len(ordered) // 10)]
+    return {"mean": float(ordered.mean()), "worst_decile": float(worst.mean()), **quantiles}
 
 
 def _score(task: Task, params, batch):

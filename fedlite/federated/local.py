@@ -11,7 +11,7 @@ import optax
 
 from fedlite.errors import UserError
 from fedlite.methods import Method, Report, View
-from fedlite.tasks import Task
+from fedlite.tasks import Scores, Task
 
 SCHEDULES = ("constant", "cosine")
 # Divides a client's examples for its validation, the same way in every round of every run.
@@ -90,6 +90,7 @@ class LocalPlan:
         steps as one of `max_size` examples.
       validation: share of each client's examples that it does not train on but chooses its
         best epoch by, the one of least loss (FedOBD; papers.md 6.2); 0 takes the last epoch.
+      choose_epoch: whether it does so, or takes the last epoch all the same.
     """
 
     optimizer: ClientOptimizer
@@ -98,6 +99,7 @@ class LocalPlan:
     max_size: int
     unroll: bool = False
     validation: float = 0.0
+    choose_epoch: bool = True
 
     @property
     def max_steps(self) -> int:
@@ -149,23 +151,13 @@ def train_locally(
     """
     received, read = values(view.trained), values(view.read)
     shuffle_key, step_key = jax.random.split(key)
-    held_out = jnp.int32(data.size * plan.validation) if plan.validation else 0
-    train_size = data.size - held_out
+    train_size = data.size - _held_out(plan, data)
     division = _division(plan, data) if plan.validation else None
+    choose = plan.choose_epoch and plan.validation > 0
 
     def make_optimizer(epoch):
         rate = lr * plan.optimizer.factor(epoch, plan.epochs)
         return method.client_optimizer(view, plan.optimizer.make(rate, data.size))
-
-    def batch_of(order, position, size):
-        begin = position * plan.batch_size
-        rows = jax.lax.dynamic_slice(order, (begin,), (plan.batch_size,))
-        mask = begin + jnp.arange(plan.batch_size) < size
-        rows = rows if division is None else jnp.take(division, rows, mode="clip")
-        # A padded row reads the client's first example; its mask is 0.
-        rows = data.start + jnp.where(mask, rows, 0)
-        batch = {k: jnp.take(a, rows, axis=0, mode="clip") for k, a in data.arrays.items()}
-        return batch, mask.astype(jnp.float32), begin < size
 
     def epoch(index, carry):
         trained, opt_state, best, loss_sum, taken = carry
@@ -180,7 +172,7 @@ def train_locally(
 
         def body(position, carry):
             trained, opt_state, loss_sum, taken = carry
-            batch, mask, real = batch_of(order, position, train_size)
+            batch, mask, real = _batch(plan, data, division, order, position, train_size)
             moved = step(trained, opt_state, batch, mask, keys[position])
             trained, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(real, new, old), moved[:2], (trained, opt_state)
@@ -191,21 +183,12 @@ def train_locally(
 
         carry = (trained, opt_state, loss_sum, taken)
         trained, opt_state, loss_sum, taken = _loop(plan, plan.max_steps, steps, body, carry)
-        if division is not None:
+        if choose:
             best = better(best, trained)
         return trained, opt_state, best, loss_sum, taken
 
     def better(best, trained):
-        order = jnp.roll(jnp.arange(plan.max_size), -train_size)
-        order = jnp.pad(order, (0, plan.max_steps * plan.batch_size - plan.max_size))
-
-        def body(position, sums):
-            batch, mask, real = batch_of(order, position, held_out)
-            scores = task.evaluate({**read, **trained}, batch)
-            more = [jnp.sum(jnp.where(mask > 0, a, 0)) for a in scores[:2]]
-            return tuple(jnp.where(real, a + b, a) for a, b in zip(sums, more))
-
-        loss, weight = _loop(plan, plan.max_steps, steps, body, (jnp.float32(0), jnp.float32(0)))
+        loss, weight = held_out_scores(task, plan, {**read, **trained}, data, steps)[:2]
         # A client too small to hold anything out keeps its last epoch; so does NaN, to be seen.
         loss = jnp.where(weight > 0, loss / jnp.maximum(weight, 1), -jnp.inf)
         least, kept = best
@@ -214,11 +197,11 @@ def train_locally(
             lambda new, old: jnp.where(won, new, old), trained, kept
         )
 
-    best = () if division is None else (jnp.float32(jnp.inf), received)
+    best = (jnp.float32(jnp.inf), received) if choose else ()
     opt_state = make_optimizer(0).init(received)
     carry = (received, opt_state, best, jnp.float32(0), jnp.int32(0))
     trained, _, best, loss_sum, taken = _loop(plan, plan.epochs, plan.epochs, epoch, carry)
-    if division is not None:
+    if choose:
         trained = best[1]
     update = jax.tree.map(jnp.subtract, trained, received)
     seen = jnp.maximum(train_size * plan.epochs, 1)
@@ -231,6 +214,45 @@ def train_locally(
     return update, Report(loss_sum / seen, data.size, taken, lr_sum)
 
 
+def held_out_scores(task: Task, plan: LocalPlan, params, data: ClientData, steps) -> Scores:
+    """A client's scores on the examples that it holds out, summed over them.
+
+    Args:
+      task: scores the model.
+      plan: static; its `validation` is the share.
+      params: of the client's model, by path.
+      data: of this client.
+      steps: enough to see all its examples.
+    """
+    size = _held_out(plan, data)
+    order = jnp.roll(jnp.arange(plan.max_size), size - data.size)
+    order = jnp.pad(order, (0, plan.max_steps * plan.batch_size - plan.max_size))
+    division = _division(plan, data)
+
+    def body(position, sums):
+        batch, mask, _ = _batch(plan, data, division, order, position, size)
+        more = task.evaluate(params, batch)
+        return Scores(*(a + jnp.sum(jnp.where(mask > 0, b, 0)) for a, b in zip(sums, more)))
+
+    return _loop(plan, plan.max_steps, steps, body, Scores(*[jnp.float32(0)] * 4))
+
+
+def _batch(plan: LocalPlan, data: ClientData, division, order, position, size):
+    """A batch of the first `size` of a client's examples in an order.
+
+    Returns:
+      The arrays, float32 [batch] that is 1 for what is no padding, and whether anything is none.
+    """
+    begin = position * plan.batch_size
+    rows = jax.lax.dynamic_slice(order, (begin,), (plan.batch_size,))
+    mask = begin + jnp.arange(plan.batch_size) < size
+    rows = rows if division is None else jnp.take(division, rows, mode="clip")
+    # A padded row reads the client's first example; its mask is 0.
+    rows = data.start + jnp.where(mask, rows, 0)
+    batch = {k: jnp.take(a, rows, axis=0, mode="clip") for k, a in data.arrays.items()}
+    return batch, mask.astype(jnp.float32), begin < size
+
+
 def _loop(plan: LocalPlan, longest: int, count, body, carry):
     """`body` for 0 to `count` - 1; unrolled it runs `longest` times."""
     if not plan.unroll:
@@ -238,6 +260,11 @@ def _loop(plan: LocalPlan, longest: int, count, body, carry):
     for index in range(longest):
         carry = body(index, carry)
     return carry
+
+
+def _held_out(plan: LocalPlan, data: ClientData):
+    """How many of its examples a client holds out."""
+    return jnp.int32(data.size * plan.validation) if plan.validation else 0
 
 
 def _division(plan: LocalPlan, data: ClientData):

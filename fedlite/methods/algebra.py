@@ -134,6 +134,10 @@ class Method:
 
     bounds_updates = False
 
+    def start(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The server's parameters before round 0, from freshly initialised ones."""
+        return params
+
     def init(self, key, view: View) -> Any:
         """The server's state, in the server's coordinates; its shapes never change."""
         return ()
@@ -192,6 +196,12 @@ class Chain(Method):
                         f"{type(outer).__name__} to its left would change it again: put it to the "
                         "right"
                     )
+
+    def start(self, params):
+        """Outer to inner."""
+        for method in self.methods:
+            params = method.start(params)
+        return params
 
     def init(self, key, view):
         """The states of the methods, each given the view that those before it leave."""

@@ -27,22 +27,35 @@ class PartialTraining(Method):
       freeze: pairs (pattern, frozen): the first pattern that matches a path as a whole says
         whether it is frozen; a path that none matches is trained.
       origin: "seed", the client makes the frozen part itself, or "sent", it receives it once.
+      scale: what the frozen kernels' initialisation is multiplied by (not of biases or norms).
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     freeze: tuple[tuple[str, bool], ...] = ()
     origin: str = "seed"
+    scale: float = 1.0
 
     def __post_init__(self):
         check_rules(self.freeze, self.shapes, "partial_training.freeze", bool)
         if self.origin not in ("seed", "sent"):
             raise UserError(f"partial_training.origin must be seed or sent, not {self.origin!r}")
+        if not self.scale > 0:
+            raise UserError(f"partial_training.scale must be above 0, not {self.scale}")
         if all(self.frozen(path) for path in self.shapes):
             raise UserError("partial_training.freeze leaves nothing to train: freeze less")
 
     def frozen(self, path: str) -> bool:
         """Whether the parameter at `path` is frozen."""
         return bool(first_match(self.freeze, path, False))
+
+    def start(self, params):
+        """The frozen kernels at the scale that was chosen."""
+        if self.scale == 1:
+            return params
+        return {
+            path: value * self.scale if self.frozen(path) and value.ndim > 1 else value
+            for path, value in params.items()
+        }
 
     def select(self, state, mine, keys, view: View):
         """Moves the frozen parameters from what is trained to what is read."""

@@ -1,0 +1,70 @@
+"""A finished or stopped run, from its directory: the experiment, its engine, and the server."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from configs import common
+from experiments.build import build
+from fedlite.errors import UserError
+from fedlite.federated.checkpoint import Checkpoints
+from fedlite.federated.engine import Engine
+from fedlite.federated.round import Server
+from fedlite.federated.training import Experiment
+
+
+class Run(NamedTuple):
+    """What `restore` returns; the server is on the host."""
+
+    experiment: Experiment
+    engine: Engine
+    server: Server
+    round: int
+
+
+def restore(workdir: str) -> Run:
+    """The last checkpoint of a run of `experiments.train`.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      UserError: there is no run, or its configuration or checkpoint is damaged or outdated.
+    """
+    config = read_config(pathlib.Path(workdir) / "config.json")
+    experiment = build(config)
+    engine = Engine(
+        task=experiment.task,
+        method=experiment.method,
+        recipe=experiment.recipe,
+        split=experiment.dataset.splits["train"],
+        client_optimizer=experiment.client_optimizer,
+        server_optimizer=experiment.server_optimizer,
+        options=experiment.options,
+        seed=experiment.seed,
+    )
+    template = engine.host(engine.init(experiment.init_params()))
+    directory = pathlib.Path(workdir) / "checkpoints"
+    restored = Checkpoints(directory).restore(template) if directory.is_dir() else None
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint: train there first (experiments.train)")
+    engine.store.load(restored.clients)
+    return Run(experiment, engine, jax.tree.map(np.asarray, restored.tree), restored.round)
+
+
+def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run, with the defaults of the sections that did not count in it."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        config = common.base(kept["dataset"]["name"], kept["model"]["name"], kept["method"])
+        for key, value in kept.items():
+            config[key] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: --workdir names the directory of a run") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): train in another directory") from error
+    return config
