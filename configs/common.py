@@ -3,6 +3,7 @@
 import ml_collections
 
 from fedlite import data, methods, models
+from fedlite.models import backbone
 
 
 def base(
@@ -65,6 +66,11 @@ def base(
     config.model = ml_collections.ConfigDict(
         {"name": model, **models.model_options(model), **(model_options or {})}
     )
+    # Branches beside layers of the model, see fedlite/models/adapters.py.
+    config.adapters = ml_collections.ConfigDict({"kind": "none", "places": (), "init": "zero"})
+    # Parameters that experiments.pretrain made: their directory ("": none), the digest that is
+    # expected ("": any), and what is left fresh all the same.
+    config.backbone = ml_collections.ConfigDict({"path": "", "digest": "", "skip": backbone.SKIP})
     # Of images: standardize each, crop to a size (0: whole), mirror at random.
     config.task = ml_collections.ConfigDict({"standardize": False, "crop": 0, "flip": False})
     config.method = method

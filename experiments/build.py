@@ -5,7 +5,6 @@ Everything is checked here, before anything is compiled or written.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ from fedlite.federated.engine import EngineOptions
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.server_optimizer import server_optimizer
 from fedlite.federated.training import Experiment
-from fedlite.models import units
+from fedlite.models import adapters, backbone, units
 
 # Key: least and greatest value. Types are those of configs/common.py.
 _RANGES = {
@@ -79,6 +78,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     with _about("model"):
         options = _options(given["model"])
         model = models.build(model_name, num_classes=dataset.num_classes, **options)
+    model = adapters.wrap(model, **given["adapters"])
     task = _task(dataset, given["task"], model)
     x = dataset.splits["train"].arrays["x"]
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
@@ -92,9 +92,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             f"clients_per_round = {given['clients_per_round']}, but {dataset_name!r} has "
             f"{population} clients; take at most so many"
         )
+    shapes = units.param_shapes(model, example)
     context = methods.Context(
         axes=task.axes,
-        shapes=units.param_shapes(model, example),
+        shapes=shapes,
         population=population,
         clients_per_round=given["clients_per_round"],
         rounds=given["rounds"],
@@ -102,13 +103,14 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         weighting=given["client_weighting"],
     )
     method = _method(chosen, given, context)
+    pretrained = _backbone(given["backbone"], shapes)
     return Experiment(
         names={"method": given["method"], "dataset": dataset_name, "model": model_name},
         config=effective,
         dataset=dataset,
         task=task,
-        init_params=functools.partial(
-            units.init_params, model, jax.random.key(given["seed"]), example
+        init_params=lambda: backbone.merge(
+            units.init_params(model, jax.random.key(given["seed"]), example), pretrained
         ),
         method=method,
         recipe=methods.Recipe(
@@ -253,6 +255,13 @@ def _method(
         with _about(name):
             built.append(methods.build(name, context, **given.get(name, {})))
     return methods.chain(*built)
+
+
+def _backbone(section: Mapping[str, str], shapes) -> dict[str, np.ndarray]:
+    """The pretrained parameters that a config names; none without a path."""
+    if not section["path"]:
+        return {}
+    return backbone.load(section["path"], shapes, section["digest"], section["skip"])
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:
