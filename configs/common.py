@@ -71,6 +71,8 @@ def base(
     # Parameters that experiments.pretrain made: their directory ("": none), the digest that is
     # expected ("": any), and what is left fresh all the same.
     config.backbone = ml_collections.ConfigDict({"path": "", "digest": "", "skip": backbone.SKIP})
+    # Text file of word vectors, such as GloVe's, with which the embedding begins; "": none.
+    config.word_vectors = ""
     # Of images: standardize each, crop to a size (0: whole), mirror at random.
     config.task = ml_collections.ConfigDict({"standardize": False, "crop": 0, "flip": False})
     config.method = method

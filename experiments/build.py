@@ -18,6 +18,7 @@ import numpy as np
 from configs import common
 from experiments import binary
 from fedlite import data, methods, models, tasks
+from fedlite.data import glove
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
 from fedlite.federated.cohort import PARTICIPATIONS
@@ -103,7 +104,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         weighting=given["client_weighting"],
     )
     method = _method(chosen, given, context)
-    pretrained = _backbone(given["backbone"], shapes)
+    pretrained = {
+        **_backbone(given["backbone"], shapes),
+        **_word_vectors(given["word_vectors"], dataset, shapes),
+    }
     return Experiment(
         names={"method": given["method"], "dataset": dataset_name, "model": model_name},
         config=effective,
@@ -262,6 +266,24 @@ def _backbone(section: Mapping[str, str], shapes) -> dict[str, np.ndarray]:
     if not section["path"]:
         return {}
     return backbone.load(section["path"], shapes, section["digest"], section["skip"])
+
+
+def _word_vectors(file: str, dataset: FederatedDataset, shapes) -> dict[str, np.ndarray]:
+    """The embedding by the words of a data set; none without a file."""
+    if not file:
+        return {}
+    tables = [path for path in shapes if path.endswith("embedding")]
+    if not dataset.vocabulary or len(tables) != 1:
+        raise UserError(
+            "word_vectors needs a data set of words and a model with one embedding: leave it "
+            f"empty for {dataset.name!r}"
+        )
+    rows, features = shapes[tables[0]]
+    # Rows of the table without a word: names that no file has.
+    spare = [f"\0{row}" for row in range(len(dataset.vocabulary), rows)]
+    words = [*dataset.vocabulary, *spare][:rows]
+    with _about("word_vectors"):
+        return {tables[0]: glove.load_vectors(file, words, features).table}
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

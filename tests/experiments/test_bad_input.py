@@ -86,8 +86,8 @@ OVERRIDES = {
         ["dataset.name = 'digit' is unknown", "did you mean digits?"],
     ),
     "unknown_model": (
-        ["--config.model.name=resnet"],
-        ["model.name = 'resnet' is unknown", "did you mean resnet18_gn?"],
+        ["--config.model.name=resnet18"],
+        ["model.name = 'resnet18' is unknown", "did you mean resnet18_gn?"],
     ),
     "unknown_server_optimizer": (
         ["--config.server_optimizer.name=adamw"],
@@ -105,7 +105,35 @@ OVERRIDES = {
     ),
     "unknown_weighting": (
         ["--config.client_weighting=size"],
-        ["client_weighting must be examples or uniform"],
+        ["client_weighting must be one of examples, uniform"],
+    ),
+    "unknown_participation": (
+        ["--config.participation=random"],
+        ["participation must be one of uniform, poisson, cyclic"],
+    ),
+    "unknown_schedule": (
+        ["--config.client_optimizer.schedule=linear"],
+        ["client_optimizer.schedule must be one of constant, cosine"],
+    ),
+    "validation_of_everything": (
+        ["--config.local_validation=1.0"],
+        ["local_validation = 1.0 is out of range"],
+    ),
+    "unknown_adapter": (
+        ["--config.adapters.kind=prefix"],
+        ["adapters.kind", "'prefix'", "parallel, series, lora"],
+    ),
+    "adapters_nowhere": (
+        ["--config.adapters.kind=parallel", "--config.adapters.places=(('conv9', 0),)"],
+        ["adapters.places", "'conv9'"],
+    ),
+    "no_backbone": (
+        ["--config.backbone.path=nowhere"],
+        ["nowhere holds no backbone", "experiments.pretrain"],
+    ),
+    "word_vectors_of_images": (
+        ["--config.word_vectors=vectors.txt"],
+        ["word_vectors needs a data set of words"],
     ),
     "rate_of_one": (
         ["--config.federated_dropout.rates=(('.*', 1.0),)"],
