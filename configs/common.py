@@ -45,6 +45,9 @@ def base(
     config.participation = "uniform"
     # Share of each client's examples by which its best local epoch is chosen; 0: the last epoch.
     config.local_validation = 0.0
+    # Every client's own training after the last round, scored on what it holds out; 0 epochs: none.
+    # A learning rate of 0 is that of the rounds.
+    config.personalization = ml_collections.ConfigDict({"epochs": 0, "learning_rate": 0.0})
     # schedule: constant, or cosine over the epochs of a round.
     config.client_optimizer = ml_collections.ConfigDict(
         {

@@ -41,6 +41,8 @@ _RANGES = {
     "eval_every": (1, 10**7),
     "checkpoint_every": (1, 10**7),
     "local_validation": (0.0, 0.9),
+    "personalization.epochs": (0, 10**4),
+    "personalization.learning_rate": (0.0, 1e6),
     "client_optimizer.learning_rate": (0.0, 1e6),
     "client_optimizer.momentum": (0.0, 0.9999999),
     "client_optimizer.weight_decay": (0.0, 1e6),
@@ -140,6 +142,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         rounds=given["rounds"],
         eval_every=given["eval_every"],
         checkpoint_every=given["checkpoint_every"],
+        personalization=(
+            given["personalization"]["epochs"],
+            given["personalization"]["learning_rate"],
+        ),
     )
 
 
@@ -220,6 +226,11 @@ def _check_values(given: Mapping[str, Any]):
             raise UserError(f"{name} = {value} is out of range: take {low} to {high}")
     if given["client_optimizer"]["learning_rate"] == 0:
         raise UserError("client_optimizer.learning_rate must be above 0, or nothing is learned")
+    if given["personalization"]["epochs"] and not given["local_validation"]:
+        raise UserError(
+            "personalization.epochs needs examples that the clients hold out: set "
+            "local_validation, such as 0.2"
+        )
     for name, choices in (
         ("client_weighting", ("examples", "uniform")),
         ("participation", PARTICIPATIONS),

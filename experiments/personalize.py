@@ -22,14 +22,9 @@ _RATE = flags.DEFINE_float("learning_rate", 0.0, "Of it; 0: that of the run.", l
 def main(_):
     """Personalises the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
-    import dataclasses
-
-    import jax
-    import numpy as np
-
     from experiments.restore import restore
     from fedlite.errors import UserError
-    from fedlite.federated.personalization import personalize
+    from fedlite.federated.personalization import personalize_run
     from fedlite.federated.workdir import to_json, write_atomically
 
     binary.start_jax()
@@ -40,13 +35,8 @@ def main(_):
             f"the run in {_WORKDIR.value} held out nothing: train with "
             "--config.local_validation=0.2 in another directory"
         )
-    split = experiment.dataset.splits["train"]
-    method, recipe = engine.plan(engine.place(run.server), max(run.round - 1, 0))
-    plan = dataclasses.replace(engine.local_plan(recipe), epochs=_EPOCHS.value, unroll=False)
     rate = _RATE.value or experiment.recipe.lr
-    key = jax.random.fold_in(jax.random.key(experiment.seed), run.round)
-    mine = engine.store.gather(np.arange(split.num_clients))
-    found = personalize(experiment.task, method, plan, run.server, mine, split, rate, key)
+    found = personalize_run(engine, run.server, run.round, _EPOCHS.value, rate)
     result = {
         "round": run.round,
         "epochs": _EPOCHS.value,

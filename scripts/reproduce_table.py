@@ -4,8 +4,9 @@
         [--seeds=N] [--parallel=N] [--tiny]
 
 DIR gets table.md, table.csv, figure.png, figure.pdf, and runs/ROW/seedN with each run's files and
-its log.txt. The same command resumes where it was stopped: finished runs are not run again, and
-a row whose config has changed is refused. Ctrl-C or SIGTERM lets every row write a checkpoint.
+its log.txt; a table that is computed without runs has table.md and table.csv alone. The same
+command resumes where it was stopped: finished runs are not run again, and a row whose config has
+changed is refused. Ctrl-C or SIGTERM lets every row write a checkpoint.
 
 Exit code: 0 (also where it was stopped), 1 if a row failed (the others go on), 2 for bad input.
 """
@@ -35,15 +36,19 @@ def main(_):
     """Makes the table of the flags."""
     binary.require(table=_TABLE.value, out=_OUT.value)
     from scripts import tables
-    from scripts.tables.harness import machine, plan, runs
+    from scripts.tables.harness import computed, machine, plan, prepare, runs
     from scripts.tables.harness.progress import Progress
 
     table = tables.load(_TABLE.value)
     scale = tables.scale_of(table, _SCALE.value)
     out = pathlib.Path(_OUT.value)
     _check_writable(out)
+    if isinstance(table, computed.ComputedTable):
+        _write_computed(table, scale(), out)
+        return
     planned = plan.plan(scale, out, seeds=_SEEDS.value, small=_TINY.value)
     parallel = _PARALLEL.value or _default_parallel()
+    prepare.prepare(scale, out, small=_TINY.value)
     with Progress(planned) as progress:
         outcome = runs.execute(planned, parallel, progress)
     if any(run.finished for run in planned):
@@ -88,15 +93,28 @@ def _write(table, scale, planned: Sequence, failures: Iterable, command: str, ou
     if failures:
         facts.append(f"Failed: {'; '.join(run.name for run in failures)}")
     text = report.markdown(table, scale, measured, facts)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    (out / "table.csv").write_text(report.comma_separated(table, measured), encoding="utf-8")
-    print(text)
-    print(f"Table: {out / 'table.md'}")
+    _write_files(text, report.comma_separated(table, measured), out)
     if table.figure:
         curves = results.curves(table.figure, planned)
         figure.draw(table.figure, curves, table.title, out / "figure")
         print(f"Figure: {out / 'figure.png'}")
+
+
+def _write_computed(table, sections: Sequence, out: pathlib.Path):
+    from scripts.tables.harness import computed, machine
+
+    command = machine.command(_TABLE.value, _SCALE.value, seeds=0, small=False)
+    facts = [f"Command: `{command}`", f"Code: {provenance.code()}", "Computed, without training"]
+    text = computed.markdown(table, sections, facts)
+    _write_files(text, computed.comma_separated(sections), out)
+
+
+def _write_files(text: str, comma_separated: str, out: pathlib.Path):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "table.csv").write_text(comma_separated, encoding="utf-8")
+    print(text)
+    print(f"Table: {out / 'table.md'}")
 
 
 def _span(numbers: Iterable[int]) -> str:

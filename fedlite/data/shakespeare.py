@@ -14,7 +14,7 @@ of accuracy, as in the Stack Overflow baseline.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ _TITLE = r"[A-Z][a-z]+(?: (?:[A-Z][a-z]+|de|of|the))*\."
 _ROLE_LINE = re.compile(rf"((?:\d\.? )?(?:{_UPPER}|{_TITLE}))\s*(?:[\[{{].*)?")
 _HEADING = re.compile(r"[IVXLC]+|SONG|ACT|SCENE|PROLOGUE|EPILOGUE")
 _STAGE_DIRECTION = re.compile(r"\[[^\]]*\]?")
+PLAYS = ("all", "even", "odd")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 
@@ -93,9 +94,16 @@ def _windows(split: Split, encode: Callable[[int], np.ndarray], length: int, pac
     return splits.from_clients(clients)
 
 
+def _of(plays: str, roles: Sequence[str]) -> np.ndarray:
+    """Whether each role, "play/ROLE", is of the plays that are asked for."""
+    of = np.unique([role.partition("/")[0] for role in roles], return_inverse=True)[1]
+    return np.ones(len(roles), bool) if plays == "all" else of % 2 == PLAYS.index(plays) - 1
+
+
 def shakespeare(
     *,
     level: str = "char",
+    plays: str = "all",
     sequence_length: int = 0,
     vocabulary_size: int = 5000,
     pack: bool = True,
@@ -111,6 +119,8 @@ def shakespeare(
 
     Args:
       level: "char" or "word".
+      plays: "all", or every other play by its name: "even" (the first, the third, ...) or "odd",
+        such as to train a backbone on the roles of some plays for those of the others.
       sequence_length: predictions of a window; 0 for 80 characters or 20 words.
       vocabulary_size: of words; characters are fixed.
       pack: join the speeches of a client and then cut windows, so that only its last window
@@ -127,6 +137,8 @@ def shakespeare(
     """
     if level not in ("char", "word"):
         raise UserError(f"level must be 'char' or 'word', got {level!r}")
+    if plays not in PLAYS:
+        raise UserError(f"plays must be one of {', '.join(PLAYS)}, got {plays!r}")
     if sequence_length < 0 or vocabulary_size < 1:
         raise UserError(
             "sequence_length must be 0 or more and vocabulary_size 1 or more, "
@@ -140,7 +152,7 @@ def shakespeare(
             f"no role says min_characters {min_characters}: set at most {int(spoken.max())}"
         )
     everything = splits.split_by({"speech": np.arange(len(said))}, owners, names)
-    talkative = splits.keep_clients(everything, spoken >= min_characters)
+    talkative = splits.keep_clients(everything, (spoken >= min_characters) & _of(plays, names))
     drawn = splits.draw_clients(talkative, clients, seed)
     train, test = splits.hold_out_test(drawn, test_clients, test_fraction, seed, last=True)
     if level == "word":

@@ -118,7 +118,7 @@ class Engine:
         self.task, self.method, self.recipe = task, method, recipe
         self.options, self.seed = options, seed
         self.compile_seconds = 0.0
-        self._split = split
+        self.split = split
         self._sizes, self._starts = split.sizes, split.offsets[:-1]
         self._client_optimizer, self._server_optimizer = client_optimizer, server_optimizer
         self._feed = make_feed(split, self.devices, options.resident_bytes)
@@ -132,7 +132,7 @@ class Engine:
         """The server before round 0, on the devices, from freshly initialised parameters."""
         params = dict(self.method.start(params))
         key = jax.random.fold_in(self._key, 2**31 - 1)
-        self._store = ClientStore(self.method, server_view(params), self._split.num_clients, key)
+        self._store = ClientStore(self.method, server_view(params), self.split.num_clients, key)
         return self.place(init_server(self.method, params, self._server_optimizer, key))
 
     def place(self, server: Server) -> Server:
@@ -202,7 +202,7 @@ class Engine:
         ]
 
     def _layouts(self, recipe: Recipe, first: int, count: int) -> list[Layout]:
-        population, participation = self._split.num_clients, self.options.participation
+        population, participation = self.split.num_clients, self.options.participation
         cohorts = [
             sample_cohort(self.seed, number, population, recipe.clients, participation)
             for number in range(first, first + count)

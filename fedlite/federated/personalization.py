@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedlite.data.federated import Split
+from fedlite.federated.engine import Engine
 from fedlite.federated.evaluation import across_clients
 from fedlite.federated.local import ClientData, LocalPlan, held_out_scores, train_locally, values
 from fedlite.federated.round import Server
@@ -39,6 +40,26 @@ class Personalized(NamedTuple):
             "before": across_clients(self.before),
             "after": across_clients(self.after),
         }
+
+
+def personalize_run(
+    engine: Engine, server: Server, rounds: int, epochs: int, lr: float
+) -> Personalized:
+    """What becomes of the clients of an engine's split.
+
+    Args:
+      engine: its method, data and options; its clients hold out `EngineOptions.validation`.
+      server: after the last round, on the host or one device.
+      rounds: that took place.
+      epochs: of each client's own training.
+      lr: of it; 0 for that of the rounds.
+    """
+    method, recipe = engine.method.at(max(rounds - 1, 0), server.state, engine.recipe)
+    plan = dataclasses.replace(engine.local_plan(recipe), epochs=epochs, unroll=False)
+    mine = engine.store.gather(np.arange(engine.split.num_clients))
+    key = jax.random.fold_in(jax.random.key(engine.seed), rounds)
+    rate = lr or engine.recipe.lr
+    return personalize(engine.task, method, plan, server, mine, engine.split, rate, key)
 
 
 def personalize(

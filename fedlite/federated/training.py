@@ -20,6 +20,7 @@ from fedlite.federated.engine import Engine, EngineOptions, RoundResult
 from fedlite.federated.evaluation import Evaluator
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.meter import Meter
+from fedlite.federated.personalization import personalize_run
 from fedlite.federated.progress import Board, ProgressBar
 from fedlite.federated.workdir import Workdir
 from fedlite.methods import Method, Recipe
@@ -48,6 +49,8 @@ class Experiment:
       options: of the engine.
       seed: of cohorts, batches, dropout and codecs.
       rounds, eval_every, checkpoint_every: in rounds.
+      personalization: epochs and learning rate of every client's own training after the last
+        round, see `fedlite.federated.personalization`; 0 epochs for none.
     """
 
     names: dict[str, str]
@@ -64,6 +67,7 @@ class Experiment:
     rounds: int
     eval_every: int
     checkpoint_every: int
+    personalization: tuple[int, float] = (0, 0.0)
 
 
 def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
@@ -261,6 +265,10 @@ class _Run:
         experiment = self.experiment
         host = self.engine.host(self.server)
         method, recipe = self.engine.plan(self.server, max(self.round - 1, 0))
+        personalized = {}
+        if experiment.personalization[0]:
+            found = personalize_run(self.engine, host, self.round, *experiment.personalization)
+            personalized = {"personalization": found.summary()}
         cost = client_cost(
             experiment.task,
             method,
@@ -281,6 +289,7 @@ class _Run:
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
             "privacy": experiment.method.privacy(self.round),
+            **personalized,
         }
 
 

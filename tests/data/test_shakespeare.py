@@ -148,3 +148,18 @@ def test_unseen_roles():
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         data.load("shakespeare", **options)
+
+
+def test_every_other_play():
+    plays = {
+        part: {
+            role.partition("/")[0]
+            for role in data.load("shakespeare", plays=part).splits["train"].client_ids
+        }
+        for part in ("all", "even", "odd")
+    }
+    ordered = sorted(plays["all"])
+    assert plays["even"] == set(ordered[::2])
+    assert plays["odd"] == set(ordered[1::2])
+    with pytest.raises(UserError, match="all, even, odd"):
+        data.load("shakespeare", plays="half")

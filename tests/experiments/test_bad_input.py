@@ -119,6 +119,10 @@ OVERRIDES = {
         ["--config.local_validation=1.0"],
         ["local_validation = 1.0 is out of range"],
     ),
+    "personalization_without_validation": (
+        ["--config.personalization.epochs=1"],
+        ["personalization.epochs", "local_validation"],
+    ),
     "unknown_adapter": (
         ["--config.adapters.kind=prefix"],
         ["adapters.kind", "'prefix'", "parallel, series, lora"],

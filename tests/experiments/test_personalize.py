@@ -15,7 +15,11 @@ def _personalize(*arguments):
 
 
 def test_a_run_is_personalised_from_its_directory(tmp_path):
-    options = ("--config.rounds=2", "--config.local_validation=0.3")
+    options = (
+        "--config.rounds=2",
+        "--config.local_validation=0.3",
+        "--config.personalization.epochs=2",
+    )
     assert cli.run(f"--config={cli.TINY}", f"--workdir={tmp_path}", *options).code == 0
     done = _personalize(f"--workdir={tmp_path}", "--epochs=2")
     assert done.returncode == 0, done.stderr
@@ -25,6 +29,9 @@ def test_a_run_is_personalised_from_its_directory(tmp_path):
     for when in ("before", "after"):
         assert 0 <= result[when]["worst_decile"] <= result[when]["mean"] <= 1
     assert result["before"] != result["after"]
+    # The run itself did the same at its end.
+    summary = json.loads((tmp_path / "summary.json").read_text())["personalization"]
+    assert summary == {key: result[key] for key in ("clients", "before", "after")}
 
 
 @pytest.mark.parametrize(

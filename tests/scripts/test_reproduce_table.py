@@ -35,7 +35,8 @@ SUMMARY = re.compile(
     r"|bytes\.(down_per_client_round|up_per_client_round|total|total_paper_convention"
     r"|once_per_client)"
     r"|server_params|seconds\.(compile|train)|clients_per_second|padded_step_share"
-    r"|privacy\.(epsilon|delta)"
+    r"|privacy\.(epsilon|delta|noise_multiplier)"
+    r"|personalization\.(before|after)\.(mean|worst_decile)"
 )
 
 
@@ -63,7 +64,7 @@ def test_flags_of_every_row_give_the_planned_config(name, scale, tmp_path):
 def test_columns_are_in_the_summary(name):
     table = tables.load(name)
     for column in table.columns:
-        assert SUMMARY.fullmatch(column.path), column
+        assert column.target or SUMMARY.fullmatch(column.path), column
     titles = [column.title for column in table.columns]
     assert len(set(titles)) == len(titles)
 
@@ -269,6 +270,21 @@ def test_the_table_by_hand(small_table):
     assert lines[1]["method"] == "B" and lines[1]["seeds"] == "2"
     assert float(lines[1]["bytes.total mean"]) == 2.5 * 2**20
     assert lines[2]["bytes.total mean"] == ""
+
+
+def test_bytes_to_a_target(small_table):
+    """Seed 0 has 0.5 and 1.0 after its rounds, seed 1 has 0.6 and 1.2; seed 1 of B one round."""
+    table, planned = small_table
+
+    def needed(target):
+        columns = (Column("MB to target", "accuracy", target=target),)
+        found = results.collect(dataclasses.replace(table, columns=columns), planned)
+        return [result.cells[0].mean for result in found]
+
+    assert needed(0.55) == [8 * 2**20, 2 * 2**20, None]
+    a, b, c = needed(0.7)
+    # A: 8 MB after two rounds of seed 0, 12 of seed 1; seed 1 of B never came there.
+    assert (a, b, c) == (10 * 2**20, None, None)
 
 
 def test_paper_numbers_stand_apart(small_table):

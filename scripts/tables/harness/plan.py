@@ -13,7 +13,7 @@ import ml_collections
 from fedlite.errors import UserError
 from fedlite.federated.workdir import write_atomically
 from scripts.tables.harness import tiny
-from scripts.tables.harness.spec import Row, Scale
+from scripts.tables.harness.spec import BACKBONES, Row, Scale
 
 # The programs find configs relative to here.
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -111,9 +111,15 @@ def plan(scale: Scale, out: pathlib.Path, *, seeds: int = 0, small: bool = False
     return runs
 
 
+def backbone_directory(out: pathlib.Path, name: str = "") -> pathlib.Path:
+    """Where a table in `out` keeps a backbone."""
+    return out.resolve() / "backbones" / name
+
+
 def _run(row: Row, seed: int, out: pathlib.Path, small: bool) -> Run:
-    config = _load(row.config)
-    given = {**row.overrides, "seed": seed}
+    config = load_config(row.config)
+    given = {key: _placed(value, out) for key, value in row.overrides.items()}
+    given["seed"] = seed
     _update(config, given, row)
     if small:
         shrunk = tiny.overrides(config)
@@ -128,10 +134,19 @@ def _run(row: Row, seed: int, out: pathlib.Path, small: bool) -> Run:
     )
 
 
-def _load(path: str) -> ml_collections.ConfigDict:
-    if not (ROOT / path).is_file():
-        raise UserError(f"{path} is not there: mend the table's row")
-    return importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config()
+def _placed(value: Any, out: pathlib.Path) -> Any:
+    if isinstance(value, str) and value.startswith(BACKBONES):
+        return str(backbone_directory(out, value.removeprefix(BACKBONES)))
+    return value
+
+
+def load_config(path: str) -> ml_collections.ConfigDict:
+    """The config of a row: "configs/X.py", or "configs/X.py:VARIANT"."""
+    file, _, variant = path.partition(":")
+    if not (ROOT / file).is_file():
+        raise UserError(f"{file} is not there: mend the table's row")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    return module.get_config(variant) if variant else module.get_config()
 
 
 def _update(config: ml_collections.ConfigDict, values: Mapping[str, Any], row: Row):

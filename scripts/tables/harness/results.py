@@ -61,14 +61,25 @@ def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
     for group in by_row.values():
         finished = [run for run in group if run.finished]
         summaries = [_summary(run) for run in finished]
-        cells = tuple(
-            measure(_lookup(summary, column.path) for summary in summaries)
-            for column in table.columns
-        )
+        cells = tuple(_cell(column, finished, summaries) for column in table.columns)
         backends = {_lookup(summary, "client.backend") for summary in summaries} - {None}
         seeds = tuple(run.seed for run in finished)
         results.append(RowResult(group[0].row, seeds, cells, tuple(sorted(backends))))
     return with_reductions(table.columns, results)
+
+
+def _cell(column: Column, runs: Sequence[Run], summaries: Sequence[dict[str, Any]]) -> Measured:
+    if not column.target:
+        return measure(_lookup(summary, column.path) for summary in summaries)
+    needed = [bytes_to_target(column, run) for run in runs]
+    return Measured(None) if None in needed else measure(needed)
+
+
+def bytes_to_target(column: Column, run: Run) -> float | None:
+    """Bytes until a run first reached the column's target; None where it never did."""
+    points = _evaluations(Figure(metric=column.path, scale=1.0), run)
+    reached = [points[r][0] * 2**20 for r in sorted(points) if points[r][1] >= column.target]
+    return reached[0] if reached else None
 
 
 def with_reductions(columns: Sequence[Column], results: list[RowResult]) -> list[RowResult]:

@@ -21,6 +21,8 @@ class Column:
       scale: what the number is multiplied by.
       digits: after the point.
       reduction: print how many times smaller the number is than that of the table's first row.
+      target: above 0, the number is the bytes of all clients until the metric that `path` names in
+        the evaluations of the test set was first at least this; only where every seed came there.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Column:
     scale: float = 1.0
     digits: int = 0
     reduction: bool = False
+    target: float = 0.0
 
 
 ACCURACY = Column("Accuracy %", "final.accuracy", 100, 1)
@@ -76,7 +79,8 @@ class Row:
 
     Attributes:
       label: unique in its table; also names its directory.
-      config: its file, from the root of the repository.
+      config: its file, from the root of the repository, as in "configs/fedpt/mnist5k_cnn.py"; with
+        ":NAME" behind it where the file has several variants.
       overrides: values by key, such as {"rounds": 50, "fedprox.mu": 0.1}.
       paper: numbers by the title of the column, as the paper prints them. Only numbers that
         were read in a source.
@@ -94,11 +98,33 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Backbone:
+    """Parameters that rows begin with, by the override "backbone.path": BACKBONES + name.
+
+    Attributes:
+      name: of its directory.
+      config: as of `Row`, for `experiments.pretrain`.
+      overrides: as of `Row`.
+      epochs: of the central training.
+    """
+
+    name: str
+    config: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 10
+
+
+# Stands for the directory of a table's backbones in the values of overrides.
+BACKBONES = "{backbones}/"
+
+
+@dataclasses.dataclass(frozen=True)
 class Scale:
     """The rows at one size.
 
     Attributes:
       rows: the first is the one that reductions refer to.
+      backbones: what rows begin with; each is trained once, before them.
       seeds: runs of a row, with `seed` 0, 1, ...
       note: what a reader must know of this scale.
     """
@@ -106,6 +132,7 @@ class Scale:
     rows: tuple[Row, ...]
     seeds: int = 3
     note: str = ""
+    backbones: tuple[Backbone, ...] = ()
 
     def __post_init__(self):
         if not self.rows or len({row.slug for row in self.rows}) != len(self.rows):
