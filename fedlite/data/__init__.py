@@ -17,6 +17,7 @@ DATASETS = {
     "mnist5k": "fedlite.data.images:mnist5k",
     "digits": "fedlite.data.images:digits",
     "glyphs": "fedlite.data.glyphs:glyphs",
+    "digit_domains": "fedlite.data.domains:digit_domains",
     "shakespeare": "fedlite.data.shakespeare:shakespeare",
     "rotten_tomatoes": "fedlite.data.reviews:rotten_tomatoes",
     # TensorFlow Federated's, from its SQLite files.
