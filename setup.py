@@ -29,6 +29,8 @@ setuptools.setup(
         "protobuf>=5",
         "tensorflow-datasets>=4.9.7",
         "array-record>=0.8",
+        "jax-privacy>=2.0",
+        "dp-accounting>=0.6",
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis", "packaging", "pillow", "ruff", "uv"],

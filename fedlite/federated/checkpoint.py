@@ -1,12 +1,15 @@
 """Checkpoints of a run: orbax directories that are whole or not there.
 
 A checkpoint holds the leaves of a tree as flat arrays, the clients' own state, and a small JSON
-of progress with the name, shape, type and checksum of every array. Orbax writes to a temporary
-name and renames at the end.
+of progress with the name, shape, type and checksum of every array. The clients' state, which may
+be larger than memory, is written and read piece by piece, a file an array. Orbax writes to a
+temporary name and renames at the end.
 """
 
 import contextlib
+import dataclasses
 import json
+import os
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -19,18 +22,47 @@ from absl import logging
 
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
+from fedlite.federated.store import ArrayFile, chunks
 
-_FORMAT = 2
+_FORMAT = 3
+_CLIENTS, _MANIFEST = "clients", "arrays.json"
 _NONE = "none"
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` returns; `tree` is on the host."""
+    """What `Checkpoints.restore` returns; `tree` is on the host, `clients` in files."""
 
     round: int
     tree: Any
-    clients: dict[str, np.ndarray]
+    clients: dict[str, ArrayFile]
     progress: dict[str, Any]
+
+
+class _ArrayFiles(ocp.CheckpointHandler):
+    """Writes arrays in pieces, as orbax's own handlers cannot; `_read_files` is the inverse."""
+
+    def save(self, directory, *, args: "_Arrays"):
+        manifest = {}
+        for name, array in args.arrays.items():
+            crc = 0
+            with open(pathlib.Path(directory) / f"{name}.bin", "wb") as file:
+                for block in chunks(array):
+                    crc = _crc(block, crc)
+                    file.write(block.reshape(-1).view(np.uint8))
+                file.flush()
+                os.fsync(file.fileno())
+            manifest[name] = [list(array.shape), array.dtype.name, crc]
+        with open(pathlib.Path(directory) / _MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file)
+
+    def restore(self, directory, *, args: Any = None):
+        raise NotImplementedError("read by _read_files")
+
+
+@ocp.args.register_with_handler(_ArrayFiles, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _Arrays(ocp.args.CheckpointArgs):
+    arrays: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -41,7 +73,7 @@ class Checkpoints:
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
-                item_names=("arrays", "clients", "progress"),
+                item_names=("arrays", _CLIENTS, "progress"),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     create=True,
@@ -54,7 +86,7 @@ class Checkpoints:
         self,
         round_number: int,
         tree: Any,
-        clients: Mapping[str, np.ndarray],
+        clients: Mapping[str, Any],
         progress: Mapping[str, Any],
     ):
         """Writes a checkpoint; when it returns, the checkpoint is there.
@@ -62,22 +94,23 @@ class Checkpoints:
         Args:
           round_number: of finished rounds.
           tree: arrays on the host or a device.
-          clients: arrays by name, any of which may grow from one checkpoint to the next.
+          clients: arrays by name, any of which may grow from one checkpoint to the next;
+            those with `chunks` (`fedlite.federated.store.Rows`) are read piece by piece.
           progress: JSON values.
         """
         leaves = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
         contents = {
             "format": _FORMAT,
             "leaves": _describe(tree),
-            "empty": [_empty(leaves), _empty(clients)],
-            "checksums": _checksums({**leaves, **clients}),
+            "empty": _empty(leaves),
+            "checksums": _checksums(leaves),
             "progress": progress,
         }
         self._manager.save(
             round_number,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave(_full(leaves)),
-                clients=ocp.args.StandardSave(_full(clients)),
+                clients=_Arrays(clients),
                 progress=ocp.args.JsonSave(contents),
             ),
             force=True,
@@ -129,29 +162,24 @@ class Checkpoints:
         """Lets go of orbax's threads."""
         self._manager.close()
 
-    def _read(self, number: int) -> tuple[dict, list[np.ndarray], dict[str, np.ndarray]]:
+    def _read(self, number: int) -> tuple[dict, list[np.ndarray], dict[str, ArrayFile]]:
         loaded = self._manager.restore(
             number,
             args=ocp.args.Composite(
-                arrays=ocp.args.StandardRestore(),
-                clients=ocp.args.StandardRestore(),
-                progress=ocp.args.JsonRestore(),
+                arrays=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
             ),
         )
         contents = loaded["progress"]
         if contents["format"] != _FORMAT:
             return contents, [], {}
-        leaves, clients = (
-            {
-                **{
-                    name: np.asarray(value) for name, value in loaded[item].items() if name != _NONE
-                },
-                **{name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()},
-            }
-            for item, empty in zip(("arrays", "clients"), contents["empty"])
-        )
-        if _checksums({**leaves, **clients}) != contents["checksums"]:
+        leaves = {
+            **{name: np.asarray(value) for name, value in loaded["arrays"].items()},
+            **{name: np.zeros(shape, dtype) for name, (shape, dtype) in contents["empty"].items()},
+        }
+        leaves.pop(_NONE, None)
+        if _checksums(leaves) != contents["checksums"]:
             raise ValueError("its checksums differ")
+        clients = _read_files(self._directory / str(number) / _CLIENTS)
         return contents, [leaves[name] for name in sorted(leaves)], clients
 
     def _check(self, number: int, contents: Mapping[str, Any], template: Any):
@@ -217,11 +245,30 @@ def _empty(arrays: Mapping[str, np.ndarray]) -> dict[str, list]:
 
 
 def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: _crc(array) for name, array in arrays.items()}
+
+
+def _crc(array: np.ndarray, before: int = 0) -> int:
     # As bytes: a bfloat16 array has no buffer of its own.
-    return {
-        name: zlib.crc32(np.ascontiguousarray(array).ravel().view(np.uint8))
-        for name, array in arrays.items()
-    }
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), before)
+
+
+def _read_files(directory: pathlib.Path) -> dict[str, ArrayFile]:
+    """What `_ArrayFiles` wrote, checked, and still in its files.
+
+    Raises:
+      OSError, ValueError: a file is missing, cut or changed.
+    """
+    arrays = {}
+    manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    for name, (shape, dtype, expected) in manifest.items():
+        arrays[name] = ArrayFile(directory / f"{name}.bin", tuple(shape), np.dtype(dtype))
+        crc = 0
+        for block in arrays[name].chunks():
+            crc = _crc(block, crc)
+        if crc != expected:
+            raise ValueError(f"the checksum of {name!r} differs")
+    return arrays
 
 
 def _show(described: list) -> str:

@@ -209,7 +209,7 @@ class Chain(Method):
         outer = view
         for method, own_key in zip(self.methods, self._split(key)):
             state, mine = method.init(own_key, view), method.init_client(own_key, view)
-            if jax.tree.leaves((state, mine)) and _shrunk(outer, view):
+            if _remembers((state, mine)) and _shrunk(outer, view):
                 raise UserError(
                     f"{type(method).__name__} remembers arrays, so in the chain of methods it "
                     "must stand before the methods that shrink them: put it further left"
@@ -298,6 +298,11 @@ def chain(*methods: Method) -> Method:
 def server_view(params: Mapping[str, Any]) -> View:
     """The server's own view: everything trained."""
     return View({path: Part(value) for path, value in params.items()}, {})
+
+
+def _remembers(state: Any) -> bool:
+    """Whether a state has more than scalars, whose shapes do not depend on the view."""
+    return any(getattr(leaf, "ndim", 0) for leaf in jax.tree.leaves(state))
 
 
 def _shrunk(outer: View, inner: View) -> bool:

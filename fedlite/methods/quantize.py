@@ -8,6 +8,7 @@ to its own, unquantised parameters.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from fedlite.methods.algebra import Method
 from fedlite.methods.registry import register
@@ -46,8 +47,9 @@ def _trip(codec, parts: dict[str, Part], key) -> dict[str, Part]:
         if on_wire(part):
             encoded = codec.encode(part.value, jax.random.fold_in(key, index))
             value = codec.decode(encoded)
-            part = part._replace(
-                value=value, codes=encoded.codes, bits=encoded.bits, side=encoded.side
-            )
+            if not (isinstance(part.sent, int) and part.sent):
+                # What is not sent makes no trip: a codec may not decode its zeros to zeros.
+                value = jnp.where(jnp.asarray(part.sent) > 0, value, part.value)
+            part = part._replace(value=value, **encoded._asdict())
         decoded[path] = part
     return decoded

@@ -13,7 +13,17 @@ from typing import Any
 import flax.linen as nn
 
 from fedlite.errors import UserError
-from fedlite.models import cnn, convolution, layers, mlp, recurrent, resnet, transformer
+from fedlite.models import (
+    cnn,
+    convolution,
+    densenet,
+    layers,
+    mlp,
+    recurrent,
+    resnet,
+    text_classifier,
+    transformer,
+)
 
 _FACTORIES = {
     factory.__name__: factory
@@ -22,10 +32,13 @@ _FACTORIES = {
         cnn.emnist_fedavg_cnn,
         mlp.mlp,
         resnet.resnet18_gn,
+        resnet.resnet26,
+        densenet.densenet,
         recurrent.char_lstm,
         recurrent.word_lstm,
         transformer.char_transformer,
         transformer.word_transformer,
+        text_classifier.transformer_classifier,
     )
 }
 

@@ -1,15 +1,19 @@
-"""Pre-activation residual networks (v2, arXiv 1603.05027) with group normalisation.
+"""Residual networks with group normalisation.
 
-`resnet18_gn` is TensorFlow Federated's `create_resnet18`. Its norms, as the 4,800 normalised
-channels tell: one after the stem, none before the first convolution of the first block, two in
-every other block, one on every projected shortcut, one before the head. Droppable: the
-inner channels of each block, in whole normalisation groups.
+`resnet18_gn` is TensorFlow Federated's `create_resnet18`, pre-activated (v2, arXiv 1603.05027).
+Its norms, as the 4,800 normalised channels tell: one after the stem, none before the first
+convolution of the first block, two in every other block, one on every projected shortcut, one
+before the head. `resnet26` is the backbone of the residual adapters (Rebuffi et al. 2018, arXiv
+1803.10082): every convolution is followed by its norm, and shortcuts have no parameters.
+Droppable: the inner channels of each block, in whole normalisation groups.
 """
 
 import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict
 
 from fedlite.errors import UserError
@@ -56,6 +60,103 @@ class BasicBlock(nn.Module):
         return x + y
 
 
+class PlainShortcutBlock(nn.Module):
+    """3x3 convolution, norm, ReLU, 3x3 convolution, norm, added to a shortcut, ReLU.
+
+    The shortcut is the input, averaged over strides and filled up with channels of zeros.
+
+    Attributes:
+      channels: of the output (residual width), at least those of the input.
+      hidden: channels between the convolutions.
+      group_size: channels of a normalisation group.
+      stride: of the first convolution and of the shortcut.
+      convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
+      dtype: of the computation.
+    """
+
+    channels: int
+    hidden: int
+    group_size: int
+    stride: int = 1
+    convolution: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, h, w, c] to [batch, ceil(h / stride), ceil(w / stride), channels]."""
+        conv = _conv(self)
+        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
+        y = conv(self.hidden, (3, 3), (self.stride, self.stride), name="conv1")(x)
+        y = nn.relu(norm(name="norm1")(y))
+        y = norm(name="norm2")(conv(self.channels, (3, 3), name="conv2")(y))
+        x = _average(x, self.stride)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
+        return nn.relu(x + y)
+
+
+class ResNet26(nn.Module):
+    """Stages of blocks whose shortcuts have no parameters; see `resnet26`."""
+
+    num_classes: int
+    widths: FrozenDict[str, int]
+    stem_width: int
+    stage_widths: tuple[int, ...]
+    stage_blocks: tuple[int, ...]
+    stage_strides: tuple[int, ...]
+    group_size: int = 16
+    convolution: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
+        layers.check_images(x, "resnet26")
+        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
+        x = norm(name="stem_norm")(_conv(self)(self.stem_width, (3, 3), name="stem_conv")(x))
+        for name, channels, stride in _blocks(
+            self.stage_widths, self.stage_blocks, self.stage_strides
+        ):
+            x = PlainShortcutBlock(
+                channels,
+                self.widths[f"{name}/conv1"] * self.group_size,
+                self.group_size,
+                stride,
+                self.convolution,
+                self.dtype,
+                name=name,
+            )(x)
+        return _head(self, x)
+
+
+def _head(module: nn.Module, x: jax.Array) -> jax.Array:
+    """A norm, ReLU, the mean over places, a dense layer."""
+    norm = layers.group_norm(module.group_size, dtype=module.dtype, name="final_norm")
+    x = nn.relu(norm(x)).mean((1, 2))
+    x = nn.Dense(
+        module.num_classes,
+        kernel_init=nn.initializers.normal(0.01),
+        dtype=module.dtype,
+        name="logits",
+        dot_general=layers.contract,
+    )(x)
+    return x.astype("float32")
+
+
+def _average(x: jax.Array, stride: int) -> jax.Array:
+    """Means of squares of `stride` pixels; of what there is of a square at the far edges."""
+    n, h, w, c = x.shape
+    if stride == 1:
+        return x
+    rows, columns = -(-h // stride), -(-w // stride)
+    x = jnp.pad(x, ((0, 0), (0, rows * stride - h), (0, columns * stride - w), (0, 0)))
+    x = x.reshape(n, rows, stride, columns, stride, c).sum((2, 4))
+    counts = [
+        np.minimum(stride, size - stride * np.arange(count))
+        for size, count in ((h, rows), (w, columns))
+    ]
+    return x / np.outer(*counts)[:, :, None].astype(x.dtype)
+
+
 class ResNet(nn.Module):
     """Stages of basic blocks; see `resnet18_gn`."""
 
@@ -93,19 +194,10 @@ class ResNet(nn.Module):
                 self.dtype,
                 name=name,
             )(x)
-        x = nn.relu(norm(name="final_norm")(x)).mean((1, 2))
-        init = nn.initializers.normal(0.01)
-        x = nn.Dense(
-            self.num_classes,
-            kernel_init=init,
-            dtype=self.dtype,
-            name="logits",
-            dot_general=layers.contract,
-        )(x)
-        return x.astype("float32")
+        return _head(self, x)
 
 
-def _conv(module: BasicBlock | ResNet) -> functools.partial:
+def _conv(module: nn.Module) -> functools.partial:
     return functools.partial(
         layers.Conv,
         use_bias=False,
@@ -157,24 +249,9 @@ def resnet18_gn(
       dtype: of the computation, "float32" or "bfloat16".
     """
     layers.check_choice("stem", stem, STEMS)
-    if not len(stage_widths) == len(stage_blocks) == len(stage_strides) > 0:
-        raise UserError(
-            "model options 'stage_widths', 'stage_blocks' and 'stage_strides' need one entry a "
-            f"stage, got {stage_widths}, {stage_blocks} and {stage_strides}"
-        )
-    for channels in stage_widths:
-        if channels % group_size:
-            raise UserError(
-                f"model option 'stage_widths' has {channels} channels, which are no whole "
-                f"groups of 'group_size' {group_size}"
-            )
-    widths = {
-        f"{name}/conv1": channels // group_size
-        for name, channels, _ in _blocks(stage_widths, stage_blocks, stage_strides)
-    }
     return ResNet(
         num_classes,
-        FrozenDict(widths),
+        _widths(stage_widths, stage_blocks, stage_strides, group_size),
         stage_widths,
         stage_blocks,
         stage_strides,
@@ -183,3 +260,77 @@ def resnet18_gn(
         convolution,
         dtype,
     )
+
+
+def resnet26(
+    *,
+    num_classes: int,
+    stem_width: int = 32,
+    stage_widths: tuple[int, ...] = (64, 128, 256),
+    stage_blocks: tuple[int, ...] = (4, 4, 4),
+    stage_strides: tuple[int, ...] = (2, 2, 2),
+    group_size: int = 16,
+    convolution: str = "auto",
+    dtype: str = "float32",
+) -> ResNet26:
+    """The ResNet-26 of Rebuffi et al. 2018: 5,817,258 parameters with 10 classes.
+
+    5,806,944 of them are 3x3 kernels. Group normalisation has as many parameters as the paper's
+    batch normalisation, and no statistics that would have to be sent or kept.
+
+    Args:
+      num_classes: labels.
+      stem_width: channels after the first convolution, whole groups.
+      stage_widths: channels of each stage, whole groups, at least those of the one before;
+        also the default inner channels.
+      stage_blocks: blocks of each stage.
+      stage_strides: stride of each stage's first block.
+      group_size: channels of a normalisation group, which is one unit of a width
+        "stage1_block1/conv1".
+      convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
+      dtype: of the computation, "float32" or "bfloat16".
+    """
+    widths = _widths(stage_widths, stage_blocks, stage_strides, group_size)
+    _check_groups("stem_width", stem_width, group_size)
+    if list(stage_widths) != sorted(stage_widths) or stem_width > stage_widths[0]:
+        raise UserError(
+            f"model options 'stem_width' ({stem_width}) and 'stage_widths' {stage_widths} shrink; "
+            "shortcuts of zeros only widen"
+        )
+    return ResNet26(
+        num_classes,
+        widths,
+        stem_width,
+        stage_widths,
+        stage_blocks,
+        stage_strides,
+        group_size,
+        convolution,
+        dtype,
+    )
+
+
+def _widths(
+    stage_widths: tuple[int, ...],
+    stage_blocks: tuple[int, ...],
+    stage_strides: tuple[int, ...],
+    group_size: int,
+) -> FrozenDict[str, int]:
+    """The droppable widths in groups, of checked options."""
+    if not len(stage_widths) == len(stage_blocks) == len(stage_strides) > 0:
+        raise UserError(
+            "model options 'stage_widths', 'stage_blocks' and 'stage_strides' need one entry a "
+            f"stage, got {stage_widths}, {stage_blocks} and {stage_strides}"
+        )
+    for channels in stage_widths:
+        _check_groups("stage_widths", channels, group_size)
+    blocks = _blocks(stage_widths, stage_blocks, stage_strides)
+    return FrozenDict({f"{name}/conv1": channels // group_size for name, channels, _ in blocks})
+
+
+def _check_groups(option: str, channels: int, group_size: int):
+    if channels % group_size:
+        raise UserError(
+            f"model option {option!r} has {channels} channels, which are no whole groups of "
+            f"'group_size' {group_size}"
+        )

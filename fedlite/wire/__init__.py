@@ -18,18 +18,24 @@ from fedlite.wire.message import (
     side_bytes,
     write,
 )
+from fedlite.wire.quantisers import NNADQ, QSGD, Levels255, Sign, parse_quantiser
 
 __all__ = [
+    "NNADQ",
+    "QSGD",
     "Codec",
     "Encoded",
     "Float32",
     "HalfPrecision",
+    "Levels255",
     "Part",
+    "Sign",
     "Slot",
     "StochasticUniform",
     "message_bytes",
     "once_bytes",
     "parse_codec",
+    "parse_quantiser",
     "part_bytes",
     "read",
     "side_bytes",

@@ -19,13 +19,15 @@ class Encoded(NamedTuple):
 
     Attributes:
       codes: uint32, of the value's shape.
-      bits: bits that a code takes, 1 to 32; a Python int or an int32 scalar.
+      bits: bits that a code takes, 0 to 32; a Python int or an int32 scalar.
       side: scalars of 4 bytes each that the decoder needs besides the codes.
+      uncharged: how many of `bits` the papers' convention leaves out (sign bits).
     """
 
     codes: Any
     bits: Any
     side: tuple = ()
+    uncharged: Any = 0
 
 
 class Codec(Protocol):
@@ -132,14 +134,22 @@ class StochasticUniform:
 def parse_codec(name: str) -> Codec | None:
     """The codec of a config's name: "", "float32", "bfloat16", "float16", "uniform8" and so on.
 
-    Returns None for "" and "float32" (values travel as they are).
+    The names of `fedlite.wire.quantisers.parse_quantiser` are known, too. Returns None for "" and
+    "float32" (values travel as they are).
     """
+    # That module builds on this one.
+    from fedlite.wire.quantisers import parse_quantiser
+
     if name in ("", "float32"):
         return None
     if name in ("bfloat16", "float16"):
         return HalfPrecision(name)
     if match := re.fullmatch(r"uniform(\d{1,2})", name):
         return StochasticUniform(int(match.group(1)))
+    if codec := parse_quantiser(name):
+        return codec
     raise UserError(
-        f"unknown codec {name!r}: use float32, bfloat16, float16 or uniformB with B from 2 to 16"
+        f"unknown codec {name!r}: use float32, bfloat16, float16, uniformB with B from 2 to 16, "
+        "nnadqBETA as in nnadq0.001 (nnadq0.001s rounds stochastically), fedpaq, qsgdLEVELS as in "
+        "qsgd15, or sign"
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from fedlite.errors import UserError
 from fedlite.wire import bits as bits_lib
 from fedlite.wire.codecs import Codec, Encoded, Float32
 
@@ -34,6 +35,10 @@ class Part(NamedTuple):
       side: scalars of 4 bytes that travel with the values.
       once: bytes sent to a client once in its life, a Python int.
       codes: uint32 like `value`, what a codec wrote; None: the values as float32.
+      uncharged: how many of `bits` the papers' convention leaves out (sign bits); they count as
+        side information.
+      header: uint8 [bytes], what a method sends with the part whichever values are sent, as the
+        ids of those that are; side information.
     """
 
     value: Any
@@ -43,6 +48,13 @@ class Part(NamedTuple):
     side: tuple = ()
     once: int = 0
     codes: Any = None
+    uncharged: Any = 0
+    header: Any = ()
+
+    def with_flags(self, flags) -> "Part":
+        """Adds bools to the header, eight to a byte."""
+        header = jnp.concatenate([jnp.asarray(self.header, jnp.uint8), jnp.packbits(flags)])
+        return self._replace(header=header)
 
     def map_arrays(self, fn) -> "Part":
         """Applies `fn` to every field that is an array, as an array like `value`."""
@@ -78,10 +90,15 @@ def part_bytes(part: Part):
     """Bytes of one part on the wire, an int32 scalar; a part stays below 2 GiB."""
     if not on_wire(part):
         return jnp.int32(0)
-    count, bits = sent_values(part), jnp.asarray(part.bits, jnp.int32)
+    count = sent_values(part)
+    side = jnp.where(count > 0, 4 * len(part.side), 0)
+    return _value_bytes(count, part.bits) + side + len(part.header)
+
+
+def _value_bytes(count, bits):
+    bits = jnp.asarray(bits, jnp.int32)
     # count * bits overflows at 67 million float32 values: bytes of whole groups of 8 first.
-    values = count // 8 * bits + (count % 8 * bits + 7) // 8
-    return values + jnp.where(count > 0, 4 * len(part.side), 0)
+    return count // 8 * bits + (count % 8 * bits + 7) // 8
 
 
 def message_bytes(parts: Mapping[str, Part]):
@@ -90,15 +107,19 @@ def message_bytes(parts: Mapping[str, Part]):
 
 
 def side_bytes(parts: Mapping[str, Part]):
-    """The share of `message_bytes` that is side information, an int32 scalar."""
-    return sum(
+    """The share of `message_bytes` that the papers' convention leaves out, an int32 scalar.
+
+    Side information, and the bits of a value that it does not charge.
+    """
+    charged = sum(
         (
-            jnp.where(sent_values(part) > 0, 4 * len(part.side), 0)
+            _value_bytes(sent_values(part), part.bits - part.uncharged)
             for part in parts.values()
             if on_wire(part)
         ),
         jnp.int32(0),
     )
+    return message_bytes(parts) - charged
 
 
 def once_bytes(parts: Mapping[str, Part]) -> int:
@@ -107,27 +128,43 @@ def once_bytes(parts: Mapping[str, Part]) -> int:
 
 
 def write(parts: Mapping[str, Part]) -> bytes:
-    """The message as bytes."""
+    """The message as bytes.
+
+    Raises:
+      UserError: a value that is sent is NaN or infinite; a round leaves such a client out.
+    """
     chunks = []
-    for _, part in sorted(parts.items()):
+    for name, part in sorted(parts.items()):
         if not on_wire(part):
             continue
         value = np.asarray(part.value)
+        sent = np.broadcast_to(np.asarray(part.sent) > 0, value.shape)
+        if not np.isfinite(value[sent]).all():
+            raise UserError(
+                f"{name!r} holds NaN or infinity, which is never sent: leave this client out of "
+                "the round"
+            )
+        chunks.append(np.asarray(part.header, np.uint8).tobytes())
         codes = part.codes if part.codes is not None else Float32().encode(value).codes
-        codes = np.asarray(codes)[np.broadcast_to(np.asarray(part.sent) > 0, value.shape)]
+        codes = np.asarray(codes)[sent]
         if not codes.size:
             continue
         chunks += [np.asarray(scalar).astype("<" + _kind(scalar)).tobytes() for scalar in part.side]
-        chunks.append(bits_lib.pack(codes, int(part.bits)))
+        if int(part.bits):
+            chunks.append(bits_lib.pack(codes, int(part.bits)))
     return b"".join(chunks)
 
 
 class Slot(NamedTuple):
-    """What a reader knows of a part beforehand: its shape, its sent entries, its codec."""
+    """What a reader knows of a part: its shape, sent entries, codec, and bytes of its header.
+
+    A header that tells which parts are sent stands in the first one: at the start of the message.
+    """
 
     shape: tuple[int, ...]
     sent: Any = 1
     codec: Codec = Float32()
+    header: int = 0
 
 
 def read(data: bytes, layout: Mapping[str, Slot]) -> dict[str, np.ndarray]:
@@ -144,6 +181,7 @@ def read(data: bytes, layout: Mapping[str, Slot]) -> dict[str, np.ndarray]:
     for name, slot in sorted(layout.items()):
         sent = np.broadcast_to(np.asarray(slot.sent) > 0, slot.shape)
         count = int(sent.sum())
+        position += slot.header
         if not count:
             values[name] = np.zeros(slot.shape, np.float32)
             continue
@@ -154,7 +192,8 @@ def read(data: bytes, layout: Mapping[str, Slot]) -> dict[str, np.ndarray]:
         bits = slot.codec.bits(tuple(side))
         size = bits_lib.packed_bytes(count, bits)
         codes = np.zeros(slot.shape, np.uint32)
-        codes[sent] = bits_lib.unpack(data[position : position + size], count, bits)
+        if bits:
+            codes[sent] = bits_lib.unpack(data[position : position + size], count, bits)
         position += size
         decoded = slot.codec.decode(
             Encoded(jnp.asarray(codes), bits, tuple(map(jnp.asarray, side)))

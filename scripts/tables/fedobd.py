@@ -73,6 +73,7 @@ def _main(config: str) -> tuple[Row, ...]:
         _baseline("FedPAQ", config, "quantize", **{"quantize.up": "fedpaq"}),
         _baseline("FedDropoutAvg", config, "feddropoutavg", **{"feddropoutavg.rate": rate}),
         _baseline("SMAFD", config, "smafd", **{"smafd.rate": rate}),
+        _baseline("HeteroFL", config, "heterofl"),
         Row("FedOBD", config),
     )
 

@@ -83,7 +83,7 @@ DAMAGES = {
     "all_cut": lambda step: [_truncate(file) for file in _files(step)],
     "array_cut": lambda step: _truncate(max(_files(step, "arrays/**/d/*"), key=os.path.getsize)),
     "arrays_flipped": lambda step: [_flip(file) for file in _files(step, "arrays/**/d/*")],
-    "clients_flipped": lambda step: [_flip(file) for file in _files(step, "clients/**/d/*")],
+    "clients_flipped": lambda step: [_flip(file) for file in _files(step, "clients/*.bin")],
     "progress_empty": lambda step: (step / "progress" / "metadata").write_text("{}"),
     "no_progress": lambda step: shutil.rmtree(step / "progress"),
     "no_arrays": lambda step: shutil.rmtree(step / "arrays"),

@@ -17,17 +17,28 @@ from fedlite.wire import Part, message_bytes, once_bytes, write
 from tests import toy
 
 FREEZE = {"freeze": (("dense1/.*", True),)}
-# method: options under which it is FedAvg, and options under which it is not.
+# method: options under which it is FedAvg (None: it never is), and options under which it is not.
 ROWS = {
     "fedavg": ({}, None),
     "fedprox": ({"mu": 0.0}, {"mu": 0.5}),
     "partial_training": ({"freeze": ()}, FREEZE),
     "federated_dropout": ({"rates": ((".*", 0.0),)}, {"rates": ((".*", 0.4),)}),
+    "scaffold": (None, {}),
+    "fednova": (None, {}),
+    "local_parameters": ({"local": ()}, {"local": (("dense1/.*", True),)}),
+    # Without noise and clip: tests/methods/test_dp.py.
+    "dp_fedavg": (None, {}),
+    "dp_ftrl": (None, {}),
+    # The choice may not depend on the values, which the test of the meter makes up.
+    "fedobd": ({"dropout_rate": 0.0}, {"choice": "random_blocks"}),
+    "feddropoutavg": ({"rate": 0.0}, {"rate": 0.3}),
+    "smafd": ({"rate": 0.0}, {"rate": 0.9}),
+    "heterofl": ({"levels": (1.0,)}, {"levels": (1.0, 0.5)}),
     "clip": ({"norm": 1e9}, {"norm": 0.01}),
     "quantize": ({"up": "", "down": ""}, {"up": "uniform8", "down": "bfloat16"}),
 }
 # How the cohorts of a method's rounds are drawn where it is not "uniform".
-PARTICIPATION = {}
+PARTICIPATION = {"dp_ftrl": "cyclic"}
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +80,14 @@ def test_every_method_has_a_row():
     assert set(ROWS) == set(methods.names())
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[0] is not None])
 def test_neutral_options_are_fedavg_bit_for_bit(task, params, fedavg, name):
     server, results = toy.run(_engine(task, name, ROWS[name][0]), params)
     toy.assert_same_bits(server.params, fedavg(name)[0].params)
     assert [r.down.tolist() for r in results] == [r.down.tolist() for r in fedavg(name)[1]]
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1] is not None])
 def test_other_options_change_the_result_and_are_deterministic(task, params, fedavg, name):
     engine = _engine(task, name, ROWS[name][1])
     server, _ = toy.run(engine, params)
@@ -95,7 +106,7 @@ def test_equal_by_value_and_hashable(task, name):
             assert one == two and hash(one) == hash(two)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1] is not None])
 def test_meter_equals_what_is_written(task, params, name):
     """The bytes that the compiled round reports are those of a message written by hand."""
     engine = _engine(task, name, ROWS[name][1])
@@ -365,3 +376,13 @@ def test_nothing_may_change_a_bounded_update(task):
     assert chain(freeze, Bounded(), clip).methods == (freeze, Bounded(), clip)
     with pytest.raises(UserError, match=r"Clip to its left .* put it to the right"):
         chain(clip, Bounded())
+
+
+def test_the_scale_of_what_is_frozen(task, params):
+    method = toy.make_method(task, "partial_training", partial_training={**FREEZE, "scale": 0.5})
+    engine = toy.make_engine(task, method)
+    server, _ = toy.run(engine, params)
+    toy.assert_same_bits(server.params["dense1/kernel"], params["dense1/kernel"] * 0.5)
+    toy.assert_same_bits(engine.init(params).params["dense2/kernel"], params["dense2/kernel"])
+    with pytest.raises(UserError, match="above 0"):
+        toy.make_method(task, "partial_training", partial_training={"scale": 0.0})

@@ -32,12 +32,35 @@ TINY = {
             **EXACT,
         },
     ),
+    "densenet": (IMAGES, {"growth": 2, "block_layers": (2, 1), **EXACT}),
+    "resnet26": (
+        IMAGES,
+        {
+            "stem_width": 4,
+            "stage_widths": (6, 8),
+            "stage_blocks": (1, 2),
+            "stage_strides": (2, 1),
+            "group_size": 2,
+            **EXACT,
+        },
+    ),
     "char_lstm": (TOKENS, {"embed": 3, "lstm1": 5, "lstm2": 4}),
     "word_lstm": (TOKENS, {"embed": 3, "lstm1": 5}),
     "char_transformer": (TOKENS, {"layers": 2, "embed": 4, "d_model": 12, "heads": 3, "ffn": 5}),
     "word_transformer": (TOKENS, {"layers": 1, "embed": 4, "d_model": 12, "heads": 3, "ffn": 5}),
+    "transformer_classifier": (
+        TOKENS,
+        {
+            "vocabulary_size": 8,
+            "layers": 2,
+            "embed": 12,
+            "heads": 3,
+            "ffn": 5,
+            "single_logit": False,
+        },
+    ),
 }
-RANDOM = {"emnist_cnn", "char_transformer", "word_transformer"}
+RANDOM = {"emnist_cnn", "char_transformer", "word_transformer", "transformer_classifier"}
 
 
 apply = jax.jit(units.apply, static_argnums=0, static_argnames="train")
@@ -146,7 +169,17 @@ def test_dropout_acts_in_training_only(name, random_params):
     assert (np.abs(first - still).max() > 1e-3) == (name in RANDOM)
 
 
-@pytest.mark.parametrize("name", ["emnist_cnn", "resnet18_gn", "char_lstm", "char_transformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "emnist_cnn",
+        "resnet18_gn",
+        "densenet",
+        "char_lstm",
+        "char_transformer",
+        "transformer_classifier",
+    ],
+)
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(name, random_params):
     (model, example), (half, _) = tiny(name), tiny(name, dtype="bfloat16")
     fresh = jax.eval_shape(lambda key: units.init_params(half, key, example), jax.random.key(0))
@@ -170,12 +203,25 @@ SENTENCE = jax.ShapeDtypeStruct((1, 20), jnp.int32)
         ("emnist_fedavg_cnn", 62, {}, IMAGE28, 1_690_046),
         ("mlp", 10, {}, IMAGE28, 199_210),
         ("resnet18_gn", 10, {}, IMAGE32, 11_181_642),
+        ("densenet", 10, {}, IMAGE32, 176_122),
+        ("densenet", 100, {}, IMAGE32, 188_092),
+        ("densenet", 100, {"norm": "group"}, IMAGE32, 188_092),
+        (
+            "resnet18_gn",
+            10,
+            {"stem": "cifar", "stage_strides": (1, 2, 2, 2)},
+            IMAGE32,
+            11_173_962,
+        ),
+        ("resnet26", 10, {}, IMAGE32, 5_817_258),
         ("char_lstm", 90, {}, SENTENCE, 820_522),
         ("word_lstm", 10_004, {}, SENTENCE, 4_050_748),
         ("char_transformer", 90, {}, SENTENCE, 407_776),
         ("word_transformer", 10_004, {}, SENTENCE, 4_211_680),
         ("word_transformer", 10_004, {"layers": 2}, SENTENCE, 7_364_064),
         ("word_transformer", 10_004, {"layers": 3}, SENTENCE, 10_516_448),
+        ("transformer_classifier", 2, {"vocabulary_size": 1}, SENTENCE, 905_297),
+        ("transformer_classifier", 2, {}, SENTENCE, 905_197 + 100 * 20_004),
     ],
 )
 def test_parameter_counts(name, num_classes, options, example, count):
@@ -213,6 +259,9 @@ def test_options_are_the_defaults():
         ("resnet18_gn", {"stem": "none"}, "'stem' is 'none'; use one of 'imagenet', 'cifar'"),
         ("resnet18_gn", {"group_size": 24}, "64 channels, which are no whole groups"),
         ("resnet18_gn", {"stage_blocks": (2,)}, "one entry a stage"),
+        ("resnet26", {"stem_width": 24}, "'stem_width' has 24 channels, which are no whole"),
+        ("resnet26", {"stage_widths": (64, 32, 64)}, "shrink"),
+        ("resnet26", {"stem_width": 128}, "shrink"),
         ("word_transformer", {"heads": 7}, "'d_model' (512) is no multiple of 'heads' (7)"),
         ("char_transformer", {"dropout": 1.0}, "not in [0, 1)"),
     ],
@@ -231,6 +280,7 @@ def test_bad_options_are_named(name, options, says):
         ("emnist_fedavg_cnn", IMAGES[:, :3], "at least 4x4"),
         ("mlp", IMAGES[0], "reads float images"),
         ("resnet18_gn", IMAGES.astype(jnp.int32), "reads float images"),
+        ("resnet26", TOKENS, "reads float images"),
         ("char_lstm", IMAGES, "reads integer tokens"),
         ("char_transformer", TOKENS.astype(jnp.float32), "reads integer tokens"),
     ],

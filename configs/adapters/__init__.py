@@ -1,0 +1,1 @@
+"""Adapters: small trained branches beside a frozen backbone."""

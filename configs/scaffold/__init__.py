@@ -1,0 +1,1 @@
+"""SCAFFOLD: control variates against client drift."""

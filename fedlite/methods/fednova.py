@@ -1,0 +1,75 @@
+"""FedNova: normalised averaging, for clients that take different numbers of local steps.
+
+Wang et al. 2020 (arXiv 2007.07481), equation 8. With Delta_i the update of client i, p_i its weight
+and a_i how much each of its gradients counts in Delta_i,
+
+    Delta = (sum_i p_i ||a_i||_1) sum_i p_i Delta_i / ||a_i||_1
+
+so that a client with many steps pulls no harder. For plain SGD ||a||_1 is the number of steps
+tau; for SGD with momentum rho (section 4.1) it is
+
+    (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+
+from fedlite.errors import UserError
+from fedlite.methods.algebra import Method, Update
+from fedlite.methods.registry import register
+from fedlite.wire import Part
+
+
+@register("fednova")
+@dataclasses.dataclass(frozen=True)
+class FedNova(Method):
+    """Divides each update by its client's steps, and the mean multiplies by the mean of those.
+
+    Stands to the left of whatever needs the update itself (clipping, codecs, SCAFFOLD). The server
+    knows a client's number of steps as it knows its number of examples, so nothing more is sent.
+
+    Attributes:
+      momentum: of the clients' optimiser (`client_optimizer.momentum`); 0 for plain SGD.
+    """
+
+    momentum: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"fednova.momentum must be at least 0 and below 1, not {self.momentum}")
+
+    def norm(self, steps):
+        """||a||_1 after so many local steps."""
+        if self.momentum == 0:
+            return steps
+        rho = self.momentum
+        return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
+
+    def deselect(self, context, update, report):
+        """The normalised update, and beside it the norm for the server's mean."""
+        norm = self.norm(jnp.maximum(report.steps, 1).astype(jnp.float32))
+        parts = {
+            path: part if ":" in path else part._replace(value=part.value / norm)
+            for path, part in update.parts.items()
+        }
+        # As large as a parameter, so that methods further out can reshape it like one.
+        smallest = min(
+            (path for path in parts if ":" not in path),
+            key=lambda path: (parts[path].value.size, path),
+        )
+        norms = jnp.full_like(parts[smallest].value, norm)
+        return Update({**parts, f"norm:{smallest}": Part(norms, bits=0)}, update.weight), context
+
+    def combine(self, state, key, sums, report):
+        """Multiplies the sums by the weighted mean of the norms."""
+        (name,) = (path for path in sums.total if path.startswith("norm:"))
+        total, claim = sums.total[name], sums.claim[name]
+        # Every entry says the same; the claim may be smaller, since it broadcasts.
+        repeats = total.size / math.prod(jnp.shape(claim))
+        mean = jnp.sum(total) / jnp.maximum(jnp.sum(claim) * repeats, 1e-30)
+        totals = {
+            path: value if ":" in path else value * mean for path, value in sums.total.items()
+        }
+        return sums._replace(total=totals)

@@ -1,0 +1,73 @@
+"""What the private methods' options have in common: their checks, and the guarantee as a dict."""
+
+import math
+from typing import Any
+
+from fedlite.errors import UserError
+from fedlite.privacy import accounting
+
+
+def check(
+    name: str,
+    *,
+    population: int,
+    weighting: str,
+    clip: float,
+    noise_multiplier: float,
+    delta: float,
+    epsilon: float,
+):
+    """Refuses options under which the accounting would be wrong.
+
+    Raises:
+      UserError: names the option and the remedy.
+    """
+    if weighting != "uniform":
+        raise UserError(
+            f"{name} bounds what a client can change, so clients may not weigh as many examples "
+            "as they have: set client_weighting = 'uniform'"
+        )
+    if not clip > 0:
+        raise UserError(f"{name}.clip must be above 0, not {clip}")
+    if noise_multiplier < 0 or not math.isfinite(noise_multiplier):
+        raise UserError(f"{name}.noise_multiplier must be at least 0, not {noise_multiplier}")
+    if epsilon < 0 or not math.isfinite(epsilon):
+        raise UserError(f"{name}.epsilon must be above 0, or 0 for none, not {epsilon}")
+    if math.isinf(clip) and (noise_multiplier or epsilon):
+        raise UserError(f"{name}.clip is infinite, and noise has to be in proportion: take a bound")
+    if not 0 <= delta < 1:
+        raise UserError(f"{name}.delta must be above 0 and below 1, or 0 for the default")
+    if not (delta or accounting.default_delta(population)) < 1 / population:
+        raise UserError(
+            f"{name}.delta = {delta} protects nobody among {population} clients: take less than "
+            "1 / population, of at least 2 clients"
+        )
+
+
+def guarantee(
+    *,
+    epsilon: float,
+    delta: float,
+    mechanism: str,
+    noise_multiplier: float,
+    clip: float,
+    participation: str,
+    adjacency: str,
+    proviso: str,
+) -> dict[str, Any]:
+    """What `Method.privacy` answers; epsilon is None where there is no guarantee."""
+    holds = math.isfinite(epsilon)
+    assumptions = (
+        f"user-level, central: for two populations where one client {adjacency}; {proviso}; the "
+        "training metrics that are logged and the choice of hyperparameters are not accounted "
+        "for; floating-point noise, simulated with a seeded generator"
+    )
+    return {
+        "epsilon": epsilon if holds else None,
+        "delta": delta,
+        "mechanism": mechanism,
+        "noise_multiplier": noise_multiplier,
+        "clip": clip if math.isfinite(clip) else None,
+        "participation": participation,
+        "assumptions": assumptions if holds else "no guarantee: there is no noise",
+    }
