@@ -80,6 +80,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             )
     with _about("model"):
         options = _options(given["model"])
+        if options.get("vocabulary_size", len(dataset.vocabulary)) < len(dataset.vocabulary):
+            raise UserError(
+                f"model.vocabulary_size = {options['vocabulary_size']}, but {dataset_name!r} has "
+                f"{len(dataset.vocabulary)} tokens; take at least so many"
+            )
         model = models.build(model_name, num_classes=dataset.num_classes, **options)
     model = adapters.wrap(model, **given["adapters"])
     task = _task(dataset, given["task"], model)
@@ -104,6 +109,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         rounds=given["rounds"],
         participation=given["participation"],
         weighting=given["client_weighting"],
+        client_momentum=given["client_optimizer"]["momentum"],
+        local_validation=given["local_validation"],
     )
     method = _method(chosen, given, context)
     pretrained = {

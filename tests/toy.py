@@ -45,9 +45,9 @@ def make_params(task, seed=0):
 def make_context(task, population=8, clients_per_round=3, **more) -> methods.Context:
     """The context in which methods are built."""
     shapes = FrozenDict(units.param_shapes(task.model, EXAMPLE))
-    return methods.Context(
-        task.axes, shapes, population, clients_per_round, **{"rounds": 4, **more}
-    )
+    # The momentum is that of `make_engine`.
+    facts = {"rounds": 4, "client_momentum": 0.5, **more}
+    return methods.Context(task.axes, shapes, population, clients_per_round, **facts)
 
 
 def make_method(task, spec, context=None, **sections) -> methods.Method:

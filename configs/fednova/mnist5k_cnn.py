@@ -15,5 +15,4 @@ def get_config():
     config.local_epochs = 2
     config.client_optimizer.momentum = 0.5
     config.client_optimizer.learning_rate = 0.05
-    config.fednova.momentum = 0.5
     return config

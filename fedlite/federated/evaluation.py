@@ -40,7 +40,8 @@ class Evaluator:
                 batch = {
                     k: np.concatenate([a, np.repeat(a[:1], missing, 0)]) for k, a in batch.items()
                 }
-            scores = self._score(params, {k: np.asarray(a) for k, a in batch.items()})
+            mask = (np.arange(self._batch) < self._batch - missing).astype(np.float32)
+            scores = self._score(params, {k: np.asarray(a) for k, a in batch.items()}, mask)
             pieces.append(np.asarray(scores)[:, : self._batch - missing])
         loss, loss_weight, correct, correct_weight = np.concatenate(pieces, axis=1).astype(float)
         metrics = {
@@ -77,5 +78,5 @@ def across_clients(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(ordered.mean()), "worst_decile": float(worst.mean()), **quantiles}
 
 
-def _score(task: Task, params, batch):
-    return jnp.stack(task.evaluate(params, batch))
+def _score(task: Task, params, batch, mask):
+    return jnp.stack(task.evaluate(params, batch, mask))

@@ -231,7 +231,7 @@ def held_out_scores(task: Task, plan: LocalPlan, params, data: ClientData, steps
 
     def body(position, sums):
         batch, mask, _ = _batch(plan, data, division, order, position, size)
-        more = task.evaluate(params, batch)
+        more = task.evaluate(params, batch, mask)
         return Scores(*(a + jnp.sum(jnp.where(mask > 0, b, 0)) for a, b in zip(sums, more)))
 
     return _loop(plan, plan.max_steps, steps, body, Scores(*[jnp.float32(0)] * 4))

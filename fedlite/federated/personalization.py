@@ -6,6 +6,7 @@ would train in a round, from what it would receive, and is scored again. Nothing
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,9 @@ from fedlite.federated.local import ClientData, LocalPlan, held_out_scores, trai
 from fedlite.federated.round import Server
 from fedlite.methods import Keys, Method, server_view
 from fedlite.tasks import Task
+
+# Clients a call: their own states are in memory at a time.
+_PIECE = 32
 
 
 class Personalized(NamedTuple):
@@ -56,14 +60,22 @@ def personalize_run(
     """
     method, recipe = engine.method.at(max(rounds - 1, 0), server.state, engine.recipe)
     plan = dataclasses.replace(engine.local_plan(recipe), epochs=epochs, unroll=False)
-    mine = engine.store.gather(np.arange(engine.split.num_clients))
     key = jax.random.fold_in(jax.random.key(engine.seed), rounds)
     rate = lr or engine.recipe.lr
-    return personalize(engine.task, method, plan, server, mine, engine.split, rate, key)
+    return personalize(
+        engine.task, method, plan, server, engine.store.gather, engine.split, rate, key
+    )
 
 
 def personalize(
-    task: Task, method: Method, plan: LocalPlan, server: Server, mine: Any, split: Split, lr, key
+    task: Task,
+    method: Method,
+    plan: LocalPlan,
+    server: Server,
+    gather: Callable[[np.ndarray], Any],
+    split: Split,
+    lr,
+    key,
 ) -> Personalized:
     """Trains and scores every client of a split by itself.
 
@@ -73,7 +85,7 @@ def personalize(
       plan: static; its `epochs` are those of the personalisation, its `validation` the share of
         the examples that is held out.
       server: on the host or a device.
-      mine: the clients' own state, leaves [clients, ...].
+      gather: gives the clients' own state by their numbers, leaves [clients, ...].
       split: the training split, each client's examples.
       lr: of the personalisation.
       key: of its random draws.
@@ -97,12 +109,20 @@ def personalize(
             for model in (received, trained)
         ]
 
-    numbers = np.arange(split.num_clients, dtype=np.int32)
+    @jax.jit
+    def piece(clients):
+        return jax.lax.map(one, clients)
+
+    found = []
     starts, sizes = split.offsets[:-1].astype(np.int32), split.sizes.astype(np.int32)
-    clients = (mine, numbers, starts, sizes)
-    before, after = (
-        np.asarray(scores, float) for scores in jax.jit(lambda c: jax.lax.map(one, c))(clients)
-    )
+    for begin in range(0, split.num_clients, _PIECE):
+        # The last piece is filled up with its last client, so that one program does.
+        numbers = np.arange(begin, begin + _PIECE)
+        clients = np.minimum(numbers, split.num_clients - 1)
+        arguments = (gather(clients), clients.astype(np.int32), starts[clients], sizes[clients])
+        real = numbers < split.num_clients
+        found.append([np.asarray(scores, float)[real] for scores in piece(arguments)])
+    before, after = (np.concatenate(scores) for scores in zip(*found))
     scored = before[:, 1] > 0
     accuracies = (correct[scored, 0] / correct[scored, 1] for correct in (before, after))
     return Personalized(np.flatnonzero(scored), *accuracies)

@@ -109,6 +109,8 @@ class Context(NamedTuple):
       rounds: of the run.
       participation: how cohorts are drawn, one of `fedlite.federated.cohort.PARTICIPATIONS`.
       weighting: what a client weighs in the mean, "examples" or "uniform".
+      client_momentum: of the clients' optimiser.
+      local_validation: share of its examples by which a client chooses its best epoch.
     """
 
     axes: Any
@@ -118,6 +120,8 @@ class Context(NamedTuple):
     rounds: int
     participation: str = "uniform"
     weighting: str = "examples"
+    client_momentum: float = 0.0
+    local_validation: float = 0.0
 
 
 class Method:
@@ -189,12 +193,20 @@ class Chain(Method):
 
     def __post_init__(self):
         for index, method in enumerate(self.methods):
-            for outer in self.methods[:index] if method.bounds_updates else ():
+            if not method.bounds_updates:
+                continue
+            name = type(method).__name__
+            for outer in self.methods[:index]:
                 if type(outer).deselect is not Method.deselect:
                     raise UserError(
-                        f"{type(method).__name__} bounds what a client can change, and "
-                        f"{type(outer).__name__} to its left would change it again: put it to the "
-                        "right"
+                        f"{name} bounds what a client can change, and {type(outer).__name__} to "
+                        "its left would change it again: put it to the right"
+                    )
+            for inner in self.methods[index + 1 :]:
+                if type(inner).combine is not Method.combine:
+                    raise UserError(
+                        f"{name} adds its noise after {type(inner).__name__} had its turn on the "
+                        "sums, which may undo the bound: leave it out"
                     )
 
     def start(self, params):
@@ -266,10 +278,16 @@ class Chain(Method):
 
     def at(self, round_number, state, recipe):
         """The recipe passes through, outer to inner."""
-        answers = []
+        answers, clients = [], recipe.clients
         for method, own in zip(self.methods, state, strict=True):
             method, recipe = method.at(round_number, own, recipe)
             answers.append(method)
+        bounded = [type(m).__name__ for m in self.methods if m.bounds_updates]
+        if bounded and recipe.clients != clients:
+            raise UserError(
+                f"{bounded[0]} accounts for {clients} clients a round, and round {round_number} "
+                f"would have {recipe.clients}: leave out the method that changes it"
+            )
         return Chain(tuple(answers)), recipe
 
     def privacy(self, rounds):

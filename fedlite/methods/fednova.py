@@ -16,7 +16,6 @@ import math
 
 import jax.numpy as jnp
 
-from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
 from fedlite.wire import Part
@@ -31,20 +30,16 @@ class FedNova(Method):
     knows a client's number of steps as it knows its number of examples, so nothing more is sent.
 
     Attributes:
-      momentum: of the clients' optimiser (`client_optimizer.momentum`); 0 for plain SGD.
+      client_momentum: of the clients' optimiser; 0 for plain SGD.
     """
 
-    momentum: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"fednova.momentum must be at least 0 and below 1, not {self.momentum}")
+    client_momentum: float
 
     def norm(self, steps):
         """||a||_1 after so many local steps."""
-        if self.momentum == 0:
+        if self.client_momentum == 0:
             return steps
-        rho = self.momentum
+        rho = self.client_momentum
         return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
 
     def deselect(self, context, update, report):

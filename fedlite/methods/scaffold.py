@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
 from fedlite.wire import Part
@@ -33,9 +34,18 @@ class Scaffold(Method):
 
     Attributes:
       population: number of clients, N.
+      local_validation: of the clients; must be 0, since the steps that made the update are then
+        not those that are counted.
     """
 
     population: int
+    local_validation: float
+
+    def __post_init__(self):
+        if self.local_validation:
+            raise UserError(
+                "scaffold needs every local step in the update: set local_validation = 0"
+            )
 
     def init(self, key, view):
         """c = 0, by path."""

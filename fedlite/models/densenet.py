@@ -111,6 +111,8 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """Blocks of dense layers with transitions between them; see `densenet`."""
 
+    reads_mask = True
+
     num_classes: int
     widths: FrozenDict[str, int]
     growth: int

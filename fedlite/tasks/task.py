@@ -57,22 +57,34 @@ class Task:
         """The scores of each example, from logits and the batch's "y"."""
         raise NotImplementedError
 
-    def apply(self, params: Mapping[str, Any], x, *, key=None, train: bool = False):
-        """Logits of the (sub-)model that `params` make up."""
+    def apply(self, params: Mapping[str, Any], x, *, key=None, train: bool = False, mask=None):
+        """Logits of the (sub-)model that `params` make up.
+
+        Args:
+          params: by path.
+          x: a batch's.
+          key: of dropout and augmentation, in training.
+          train: whether it is training.
+          mask: [batch], 0 for padding, where the examples of a batch see each other: for a model
+            with `reads_mask`. None: no padding.
+        """
         widths = self.axes.widths({path: value.shape for path, value in params.items()})
         model = self.model.clone(widths=FrozenDict(widths))
+        options = {"mask": mask} if getattr(model, "reads_mask", False) else {}
         rngs = {"dropout": key} if train else {}
-        return units.apply(model, params, self.inputs(x, key, train), train=train, rngs=rngs)
+        x = self.inputs(x, key, train)
+        return units.apply(model, params, x, train=train, rngs=rngs, **options)
 
     def loss(self, params, batch: Mapping[str, Any], mask, key):
         """Mean training loss over the units of the examples where `mask` [batch] is 1."""
-        scores = self.score(self.apply(params, batch["x"], key=key, train=True), batch["y"])
+        logits = self.apply(params, batch["x"], key=key, train=True, mask=mask)
+        scores = self.score(logits, batch["y"])
         total = jnp.sum(scores.loss * mask)
         return total / jnp.maximum(jnp.sum(scores.loss_weight * mask), 1)
 
-    def evaluate(self, params, batch: Mapping[str, Any]) -> Scores:
-        """Scores of each example in evaluation mode."""
-        return self.score(self.apply(params, batch["x"]), batch["y"])
+    def evaluate(self, params, batch: Mapping[str, Any], mask=None) -> Scores:
+        """Scores of each example in evaluation mode; `mask` as of `apply`."""
+        return self.score(self.apply(params, batch["x"], mask=mask), batch["y"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from fedlite.errors import UserError
 from fedlite.methods import Report, Sums, Update
 from fedlite.methods.fednova import FedNova
 from fedlite.wire import Part
@@ -41,18 +40,18 @@ def test_unequal_steps_by_hand():
     """Weights 1 and 3, 2 and 4 steps: (0.25 * 2 + 0.75 * 4) (0.25 d1 / 2 + 0.75 d2 / 4)."""
     d1, d2 = np.array([1.0, -2.0]), np.array([2.0, 0.5])
     expected = 3.5 * (d1 / 8 + d2 * 3 / 16)
-    found = _aggregate(FedNova(), [(d1, 1.0, 2, 1.0), (d2, 3.0, 4, 1.0)])
+    found = _aggregate(FedNova(0.0), [(d1, 1.0, 2, 1.0), (d2, 3.0, 4, 1.0)])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_entries_that_some_do_not_hold_are_normalised_alike():
     cover = jnp.array([1.0, 0.0])
-    found = _aggregate(FedNova(), [([1.0, 0.0], 1.0, 2, cover), ([2.0, 0.5], 3.0, 4, 1.0)])
+    found = _aggregate(FedNova(0.0), [([1.0, 0.0], 1.0, 2, cover), ([2.0, 0.5], 3.0, 4, 1.0)])
     np.testing.assert_allclose(found, [3.5 * (1 / 8 + 6 / 16), 3.5 * 0.5 / 4], rtol=1e-6)
 
 
 def test_a_client_without_steps_counts_nothing():
-    found = _aggregate(FedNova(), [([9.0], 0.0, 0, 1.0), ([2.0], 3.0, 4, 1.0)])
+    found = _aggregate(FedNova(0.0), [([9.0], 0.0, 0, 1.0), ([2.0], 3.0, 4, 1.0)])
     np.testing.assert_allclose(found, [2.0], rtol=1e-6)
 
 
@@ -84,7 +83,6 @@ def test_composes_and_sends_nothing_more(task, params):
     """Around a codec, and inside partial training and dropout."""
     sections = {
         "partial_training": {"freeze": (("dense1/.*", True),)},
-        "fednova": {"momentum": 0.5},
     }
     results = []
     for spec in (
@@ -97,9 +95,3 @@ def test_composes_and_sends_nothing_more(task, params):
         results.append(result)
     np.testing.assert_array_equal(results[0].up, results[1].up)
     np.testing.assert_array_equal(results[0].down, results[1].down)
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.0])
-def test_refusals(momentum):
-    with pytest.raises(UserError, match=r"fednova.momentum must be at least 0 and below 1"):
-        FedNova(momentum)

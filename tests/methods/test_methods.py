@@ -386,3 +386,18 @@ def test_the_scale_of_what_is_frozen(task, params):
     toy.assert_same_bits(engine.init(params).params["dense2/kernel"], params["dense2/kernel"])
     with pytest.raises(UserError, match="above 0"):
         toy.make_method(task, "partial_training", partial_training={"scale": 0.0})
+
+
+def test_nothing_inside_may_take_its_turn_on_the_sums_before_the_noise():
+    with pytest.raises(UserError, match="adds its noise after Doubled"):
+        chain(Bounded(), Doubled())
+
+
+def test_a_private_method_sees_to_the_size_of_the_cohort(task):
+    context = toy.make_context(task, participation="poisson", weighting="uniform")
+    options = {"stage1_rounds": 2, "stage2_rounds": 1}
+    method = toy.make_method(task, "dp_fedavg+fedobd", context, fedobd=options)
+    recipe = methods.Recipe(clients=3, epochs=1, lr=0.1)
+    assert method.at(1, ((), ()), recipe)[1].clients == 3
+    with pytest.raises(UserError, match="DpFedAvg accounts for 3 clients a round, and round 2"):
+        method.at(2, ((), ()), recipe)

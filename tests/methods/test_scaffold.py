@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from fedlite.errors import UserError
 from fedlite.federated.checkpoint import Checkpoints
 from fedlite.methods import Keys, Report, Sums, Update, View
 from fedlite.methods.scaffold import Scaffold
@@ -46,7 +47,7 @@ def _assert_mean_of_clients(server, clients, rtol=1e-6):
 
 def test_a_step_by_hand():
     """Two of four clients; w starts at 1, lr 0.1, two steps each, weights 1 and 3."""
-    method = Scaffold(population=4)
+    method = Scaffold(population=4, local_validation=0.0)
     state, mine = {"w": jnp.array([0.5, -1.0])}, {"w": jnp.array([0.25, 0.0])}
     view = View({"w": Part(jnp.ones(2))}, {})
     received, context = method.select(state, mine, Keys(None, None), view)
@@ -157,7 +158,7 @@ def test_drift_is_taken_out():
         drifting = y.mean()
     assert abs(drifting + 1 / 3) > 0.01
 
-    method = Scaffold(population=2)
+    method = Scaffold(population=2, local_validation=0.0)
     state = {"w": jnp.zeros(())}
     mine = [{"w": jnp.zeros(())} for _ in range(2)]
     w = jnp.float32(0)
@@ -184,3 +185,9 @@ def test_drift_is_taken_out():
         state = method.revise(state, None, None, aggregate, report)
         w = w + aggregate["w"]
     assert abs(float(w) + 1 / 3) < 1e-4
+
+
+def test_steps_that_are_not_in_the_update_are_refused(task):
+    context = toy.make_context(task, local_validation=0.2)
+    with pytest.raises(UserError, match="set local_validation = 0"):
+        toy.make_method(task, "scaffold", context)
