@@ -103,21 +103,16 @@ def _shakespeare_rows(**overrides) -> tuple[Row, ...]:
     )
 
 
-def _private_rows(dataset: str, epsilons: tuple[float, ...], **overrides) -> tuple[Row, ...]:
-    """Full training beside FedPT at each epsilon, and both without noise."""
-    config = f"configs/fedpt/{dataset}_dp.py"
+def _private_rows(config: str, epsilons: tuple[float, ...], full_rate: float) -> tuple[Row, ...]:
+    """Full training beside FedPT at each epsilon; 0 is no noise, with the clip all the same."""
+    full = {"partial_training.freeze": (), "server_optimizer.learning_rate": full_rate}
     rows = []
     for epsilon in epsilons:
-        # 0: clipped all the same, without noise.
-        noise = {
-            "dp_fedavg.epsilon": epsilon,
-            "dp_fedavg.noise_multiplier": 1.0 if epsilon else 0.0,
-        }
+        noise = {"dp_fedavg.epsilon": epsilon, "dp_fedavg.noise_multiplier": float(epsilon > 0)}
         label = f"epsilon {epsilon:g}" if epsilon else "no noise"
-        full = {"method": "dp_fedavg", "partial_training.freeze": ()}
         rows += [
-            Row(f"All trained, {label}", config, {**full, **noise, **overrides}),
-            Row(f"FedPT, {label}", config, {**noise, **overrides}),
+            Row(f"All trained, {label}", config, {**full, **noise}),
+            Row(f"FedPT, {label}", config, noise),
         ]
     return tuple(rows)
 
@@ -240,9 +235,14 @@ TABLES = {
         ),
         scales={
             "bundled": Scale(
-                rows=_private_rows("mnist5k_cnn", (0.0, 8.0, 4.0, 2.0)),
+                rows=_private_rows("configs/fedpt/mnist5k_cnn_dp.py", (0.0, 8.0, 2.0), 0.1),
                 seeds=3,
-                note="On 4,000 MNIST digits; DP-FedAvg with Poisson cohorts.",
+                note=(
+                    "On 4,000 MNIST digits over 1,000 clients, 200 a round, Poisson; DP-FedAvg "
+                    "with a clip of 0.3 for both. The server's learning rate was picked for each at "
+                    "epsilon 8 and seed 0: 0.5 for FedPT, 0.1 for full training (which diverged at "
+                    "0.5 and was slower at 0.03)."
+                ),
             ),
         },
         columns=(ACCURACY, _EPSILON, _NOISE, CLIENT_COSTS[1], *BYTES),
