@@ -1,7 +1,7 @@
 """Runs all rows of a table over several seeds, and writes it with its figure.
 
     python -m scripts.reproduce_table --table=PAPER/NAME --scale={bundled,paper} --out=DIR \
-        [--seeds=N] [--parallel=N] [--tiny]
+        [--seeds=N] [--rows=LABEL;LABEL] [--parallel=N] [--tiny]
 
 DIR gets table.md, table.csv, figure.png, figure.pdf, and runs/ROW/seedN with each run's files and
 its log.txt; a table that is computed without runs has table.md and table.csv alone. The same
@@ -25,6 +25,7 @@ _TABLE = flags.DEFINE_string("table", None, "PAPER/NAME, see scripts/tables/.")
 _SCALE = flags.DEFINE_enum("scale", "bundled", ["bundled", "paper"], "Bundled or the paper's data.")
 _OUT = flags.DEFINE_string("out", None, "Where the table and its runs go.")
 _SEEDS = flags.DEFINE_integer("seeds", 0, "Runs of a row; 0 for the table's own number.", 0)
+_ROWS = flags.DEFINE_string("rows", "", "Run these rows alone, by label, joined by ';'.")
 _PARALLEL = flags.DEFINE_integer("parallel", 0, "Runs at a time; 0 chooses.", 0)
 _TINY = flags.DEFINE_bool("tiny", False, "Two rounds at a tiny size, to try a table out.")
 
@@ -47,10 +48,11 @@ def main(_):
         _write_computed(table, scale(), out)
         return
     planned = plan.plan(scale, out, seeds=_SEEDS.value, small=_TINY.value)
+    wanted = plan.select(planned, _ROWS.value)
     parallel = _PARALLEL.value or _default_parallel()
     prepare.prepare(scale, out, small=_TINY.value)
-    with Progress(planned) as progress:
-        outcome = runs.execute(planned, parallel, progress)
+    with Progress(wanted) as progress:
+        outcome = runs.execute(wanted, parallel, progress)
     if any(run.finished for run in planned):
         command = machine.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
         _write(table, scale, planned, outcome.failures, command, out)

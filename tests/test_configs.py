@@ -25,6 +25,7 @@ from experiments.build import build
 from fedlite.federated import training
 from fedlite.federated.workdir import Workdir
 from fedlite.methods import Keys, server_view
+from fedlite.models import backbone
 from scripts import tables
 from scripts.tables.harness import plan, tiny
 
@@ -189,7 +190,14 @@ def test_trains_at_a_tiny_size(path, tmp_path):
     [(name, scale) for name in tables.names() for scale in tables.load(name).scales],
 )
 def test_rows_of_tables_build(name, scale, tmp_path):
-    for run in plan.plan(tables.load(name).scales[scale], tmp_path, seeds=1, small=True):
+    scale = tables.load(name).scales[scale]
+    for wanted in scale.backbones:
+        config = plan.load_config(wanted.config)
+        config.update_from_flattened_dict({**wanted.overrides, **tiny.overrides(config)})
+        # Not trained: tests/scripts/test_reproduce_table.py does that.
+        params = build(config).init_params()
+        backbone.save(plan.backbone_directory(tmp_path, wanted.name), params, {})
+    for run in plan.plan(scale, tmp_path, seeds=1, small=True):
         values = flags.FlagValues()
         argv = ["train", *run.flags]
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)

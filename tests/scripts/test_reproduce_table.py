@@ -115,6 +115,20 @@ def test_a_wrong_row_is_refused(row, message, tmp_path):
         plan.plan(Scale((row,)), tmp_path)
 
 
+def test_rows_are_selected_by_label(tmp_path):
+    planned = plan.plan(tables.load("quickstart").scales["bundled"], tmp_path, seeds=2)
+    assert plan.select(planned, "") == planned
+    chosen = plan.select(planned, "FedPT; Federated dropout")
+    assert [run.name for run in chosen] == [
+        "FedPT, seed 0",
+        "Federated dropout, seed 0",
+        "FedPT, seed 1",
+        "Federated dropout, seed 1",
+    ]
+    with pytest.raises(UserError, match=r"no row is called 'FedAvgM'; use FedAvg; FedPT; "):
+        plan.select(planned, "FedAvgM")
+
+
 def test_rows_of_one_directory_are_refused():
     with pytest.raises(ValueError, match="labels differ"):
         Scale((Row("A b", MNIST), Row("a-B", MNIST)))
@@ -362,6 +376,19 @@ def test_quickstart_at_a_tiny_size(tmp_path):
     refused = reproduce("--table=quickstart", f"--out={tmp_path}")
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1 and "was begun with" in refused.stderr
+
+
+def test_rows_begin_with_a_backbone_that_is_trained_once(tmp_path):
+    arguments = ("--table=adapters/transfer", f"--out={tmp_path}", "--tiny", "--seeds=1")
+    first = reproduce(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "Training the backbone 'glyphs'." in first.stdout
+    facts = json.loads((tmp_path / "backbones" / "glyphs" / "backbone.json").read_text())
+    config = json.loads((tmp_path / "runs" / "adapters" / "seed0" / "config.json").read_text())
+    assert config["backbone"]["path"] == str(tmp_path / "backbones" / "glyphs")
+    assert len(facts["digest"]) == 64
+    again = reproduce(*arguments)
+    assert again.returncode == 0 and "Training the backbone" not in again.stdout
 
 
 def test_a_failed_row_is_told_and_the_exit_code_is_1(tmp_path):

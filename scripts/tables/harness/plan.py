@@ -5,7 +5,7 @@ import importlib
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -109,6 +109,26 @@ def plan(scale: Scale, out: pathlib.Path, *, seeds: int = 0, small: bool = False
     for run in runs:
         run.check()
     return runs
+
+
+def select(runs: Sequence[Run], labels: str) -> list[Run]:
+    """The runs of some rows.
+
+    Args:
+      runs: of a table.
+      labels: of rows, joined by ";"; "" for all.
+
+    Raises:
+      UserError: the table has no such row.
+    """
+    wanted = [label.strip() for label in labels.split(";") if label.strip()]
+    known = [run.row.label for run in runs]
+    for label in wanted:
+        if label not in known:
+            raise UserError(
+                f"--rows: no row is called {label!r}; use {'; '.join(dict.fromkeys(known))}"
+            )
+    return [run for run in runs if not wanted or run.row.label in wanted]
 
 
 def backbone_directory(out: pathlib.Path, name: str = "") -> pathlib.Path:
