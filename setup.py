@@ -25,6 +25,7 @@ setuptools.setup(
         "tensorboardX>=2.6",
         "rich>=13",
         "matplotlib>=3.9",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",  # the digits set
         "protobuf>=5",
         "tensorflow-datasets>=4.9.7",

@@ -43,6 +43,11 @@ def base(
     config.client_weighting = "examples"
     # How cohorts are drawn: "uniform" without replacement, "poisson", "cyclic".
     config.participation = "uniform"
+    # Clients that fail or come too late, see fedlite/federated/availability.py: selected for each
+    # of the cohort, chance to fail, deadline in steps of the median client (0: none).
+    config.availability = ml_collections.ConfigDict(
+        {"over_selection": 1.0, "failure_rate": 0.0, "deadline": 0.0, "spread": 0.5}
+    )
     # Share of each client's examples by which its best local epoch is chosen; 0: the last epoch.
     config.local_validation = 0.0
     # Every client's own training after the last round, scored on what it holds out; 0 epochs: none.

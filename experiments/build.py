@@ -21,6 +21,7 @@ from fedlite import data, methods, models, tasks
 from fedlite.data import glove
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
+from fedlite.federated.availability import Availability
 from fedlite.federated.cohort import PARTICIPATIONS
 from fedlite.federated.engine import EngineOptions
 from fedlite.federated.local import ClientOptimizer
@@ -100,6 +101,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             f"clients_per_round = {given['clients_per_round']}, but {dataset_name!r} has "
             f"{population} clients; take at most so many"
         )
+    availability = Availability(**given["availability"])
+    selected = availability.selected(given["clients_per_round"])
+    if selected > population:
+        raise UserError(
+            f"availability.over_selection = {availability.over_selection} selects {selected} "
+            f"clients, but {dataset_name!r} has {population}: lower it, or clients_per_round"
+        )
     shapes = units.param_shapes(model, example)
     context = methods.Context(
         axes=task.axes,
@@ -144,6 +152,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             uniform=given["client_weighting"] == "uniform",
             participation=given["participation"],
             validation=given["local_validation"],
+            availability=availability,
         ),
         seed=given["seed"],
         rounds=given["rounds"],

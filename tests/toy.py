@@ -74,7 +74,8 @@ def run(engine, params, rounds=3):
     """Runs rounds; returns the server on the host and the results."""
     server, results, done = engine.init(params), [], 0
     while done < rounds:
-        count = min(engine.max_rounds, rounds - done)
+        until = engine.plan(server, done)[1].until
+        count = min(engine.max_rounds, rounds - done, until - done)
         server, more = engine.run(server, done, count)
         results += more
         done += count

@@ -4,7 +4,7 @@
         --config.backbone.path=BACKBONE
 
 Adapters, norms and head are trained, 78,650 of 756,170 parameters; of their blocks those that
-changed most are uploaded, quantised. Backbone and the rest as of configs/adapters/mnist5k_resnet.py.
+changed most are uploaded, quantised. Backbone and the rest: configs/adapters/mnist5k_resnet.py.
 """
 
 from configs.adapters import mnist5k_resnet

@@ -17,6 +17,7 @@ import optax
 from fedlite.data.federated import Split
 from fedlite.errors import UserError
 from fedlite.federated import devices as devices_lib
+from fedlite.federated.availability import ALWAYS, Answers, Availability
 from fedlite.federated.cohort import PARTICIPATIONS, Layout, lay_out, room_for, sample_cohort
 from fedlite.federated.feed import make_feed
 from fedlite.federated.local import ClientOptimizer, LocalPlan
@@ -41,6 +42,7 @@ class EngineOptions:
       uniform: whether clients weigh the same, not by their examples (changes results, too).
       participation: how cohorts are drawn, see `sample_cohort` (changes results, too).
       validation: see `LocalPlan` (changes results, too).
+      availability: which clients answer (changes results, too).
     """
 
     batch_size: int
@@ -52,6 +54,7 @@ class EngineOptions:
     uniform: bool = False
     participation: str = "uniform"
     validation: float = 0.0
+    availability: Availability = ALWAYS
 
     def __post_init__(self):
         if self.participation not in PARTICIPATIONS:
@@ -68,11 +71,12 @@ class RoundResult(NamedTuple):
       loss: mean training loss over the cohort's examples.
       examples: of the cohort.
       nonfinite: clients that were left out because their update was not finite.
-      ids: int64 [clients].
+      ids: int64 [clients], all that were selected.
       down, up: int64 [clients], bytes on the wire of each.
       side: int64 [clients], how many bytes of both are side information.
       once: bytes that a client of this round receives if it never took part before.
       padded_steps, real_steps: steps that ran, and that changed something.
+      failed, stragglers: clients whose answer does not count, see `Availability`.
     """
 
     loss: float
@@ -85,6 +89,8 @@ class RoundResult(NamedTuple):
     once: int
     padded_steps: int
     real_steps: int
+    failed: int = 0
+    stragglers: int = 0
 
 
 class _Phase(NamedTuple):
@@ -113,6 +119,12 @@ class Engine:
             raise UserError(
                 f"devices = {options.devices}, but this machine shows {len(available)}; use 0 for "
                 "all, or start with XLA_FLAGS=--xla_force_host_platform_device_count=N"
+            )
+        if options.availability.depends_on_data and method.privacy(1) is not None:
+            raise UserError(
+                "availability: over_selection and deadline let one client's data decide whether "
+                "another one counts, which the privacy guarantee does not cover: set "
+                "over_selection = 1 and deadline = 0; failure_rate may stay"
             )
         self.devices = available[: options.devices or len(available)]
         self.task, self.method, self.recipe = task, method, recipe
@@ -173,10 +185,10 @@ class Engine:
         method, recipe = self.plan(server, first)
         if count > self.max_rounds or first + count > recipe.until:
             raise ValueError(f"{count} rounds from {first} are not one dispatch")
-        layouts = self._layouts(recipe, first, count)
+        layouts, answers = self._layouts(recipe, first, count)
         fed = self._feed.fetch(layouts)
         if self._feed.streams and first + count < recipe.until:
-            self._feed.prefetch(self._layouts(recipe, first + count, 1))
+            self._feed.prefetch(self._layouts(recipe, first + count, 1)[0])
         room = self.max_rounds
         padded = fed.layouts + [fed.layouts[-1]] * (room - count)
         # [devices, rounds, chunks, ...]
@@ -197,26 +209,32 @@ class Engine:
             self._store.scatter(np.stack([fed.layouts[0].cohort.ids], axis=1), mine)
         once = self._once_bytes(method, server)
         return server, [
-            _result(layout, jax.tree.map(lambda leaf, i=i: leaf[:, i], metrics), once)
-            for i, layout in enumerate(layouts)
+            _result(layout, answer, jax.tree.map(lambda leaf, i=i: leaf[:, i], metrics), once)
+            for i, (layout, answer) in enumerate(zip(layouts, answers))
         ]
 
-    def _layouts(self, recipe: Recipe, first: int, count: int) -> list[Layout]:
+    def _layouts(
+        self, recipe: Recipe, first: int, count: int
+    ) -> tuple[list[Layout], list[Answers]]:
         population, participation = self.split.num_clients, self.options.participation
+        rounds = range(first, first + count)
+        selected = self.options.availability.selected(recipe.clients)
         cohorts = [
-            sample_cohort(self.seed, number, population, recipe.clients, participation)
-            for number in range(first, first + count)
+            sample_cohort(self.seed, number, population, selected, participation)
+            for number in rounds
         ]
-        room = room_for([len(ids) for ids in cohorts], recipe.clients, population, participation)
+        answers = [self._answers(recipe, *pair) for pair in zip(rounds, cohorts)]
+        room = room_for([len(ids) for ids in cohorts], selected, population, participation)
         share = -(-room // len(self.devices))
         per_chunk = self.options.clients_per_chunk or default_clients_per_chunk(
             self.devices[0].platform, share
         )
         per_chunk = min(per_chunk, share)
-        return [
+        layouts = [
             lay_out(
                 ids,
-                self._sizes[ids],
+                # Without examples a client receives, trains nothing and weighs nothing.
+                np.where(answer.counted, self._sizes[ids], 0),
                 self._starts[ids],
                 devices=len(self.devices),
                 clients_per_chunk=per_chunk,
@@ -224,8 +242,15 @@ class Engine:
                 chunks=-(-share // per_chunk),
                 steps=self.local_plan(recipe).max_steps if self.options.unroll else 0,
             )
-            for ids in cohorts
+            for ids, answer in zip(cohorts, answers)
         ]
+        return layouts, answers
+
+    def _answers(self, recipe: Recipe, round_number: int, ids: np.ndarray) -> Answers:
+        steps = recipe.epochs * -(-self._sizes[ids] // self.options.batch_size)
+        return self.options.availability.answers(
+            self.seed, round_number, self.split.num_clients, ids, steps, recipe.clients
+        )
 
     def local_plan(self, recipe: Recipe) -> LocalPlan:
         """The static side of local training under a recipe."""
@@ -297,20 +322,24 @@ def client_once_bytes(method: Method, server: Server) -> int:
     return once[0]
 
 
-def _result(layout: Layout, metrics, once: int) -> RoundResult:
+def _result(layout: Layout, answers: Answers, metrics, once: int) -> RoundResult:
     real = layout.cohort.ids >= 0
     loss, examples, nonfinite = (np.asarray(leaf)[0] for leaf in metrics[:3])
     order = np.argsort(layout.cohort.ids[real])
-    down, up, side = (np.asarray(leaf)[real][order].astype(np.int64) for leaf in metrics[3:])
+    down, up, down_side, up_side = (
+        np.asarray(leaf)[real][order].astype(np.int64) for leaf in metrics[3:]
+    )
     return RoundResult(
         loss=float(loss),
         examples=int(examples),
         nonfinite=int(nonfinite),
         ids=np.sort(layout.cohort.ids[real]).astype(np.int64),
         down=down,
-        up=up,
-        side=side,
+        up=np.where(answers.counted, up, 0),
+        side=down_side + np.where(answers.counted, up_side, 0),
         once=once,
         padded_steps=layout.padded_steps,
         real_steps=layout.real_steps,
+        failed=answers.failed,
+        stragglers=answers.stragglers,
     )

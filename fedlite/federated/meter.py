@@ -15,11 +15,11 @@ class Meter:
       down, up: bytes of all rounds in either direction, as encoded.
       side: how many of both are side information (norms, offsets, masks).
       once: bytes sent to clients once in their life.
-      client_rounds: messages in one direction.
+      client_rounds, uploads: messages down and up; fewer are up where clients do not answer.
     """
 
     def __init__(self, population: int):
-        self.down = self.up = self.side = self.once = self.client_rounds = 0
+        self.down = self.up = self.side = self.once = self.client_rounds = self.uploads = 0
         self.once_per_client = 0
         self._seen = np.zeros(population, bool)
 
@@ -29,6 +29,7 @@ class Meter:
         self.up += int(result.up.sum())
         self.side += int(result.side.sum())
         self.client_rounds += len(result.ids)
+        self.uploads += len(result.ids) - result.failed - result.stragglers
         self.once += result.once * int((~self._seen[result.ids]).sum())
         self.once_per_client = max(self.once_per_client, result.once)
         self._seen[result.ids] = True
@@ -45,10 +46,9 @@ class Meter:
         payload of every round both ways, without side information and without what is sent
         once.
         """
-        rounds = max(self.client_rounds, 1)
         return {
-            "down_per_client_round": _exact(self.down, rounds),
-            "up_per_client_round": _exact(self.up, rounds),
+            "down_per_client_round": _exact(self.down, max(self.client_rounds, 1)),
+            "up_per_client_round": _exact(self.up, max(self.uploads, 1)),
             "total": self.total,
             "total_paper_convention": self.down + self.up - self.side,
             "once_per_client": self.once_per_client,
@@ -56,7 +56,7 @@ class Meter:
 
     def save(self) -> dict[str, Any]:
         """The meter as JSON values."""
-        names = ("down", "up", "side", "once", "client_rounds", "once_per_client")
+        names = ("down", "up", "side", "once", "client_rounds", "uploads", "once_per_client")
         seen = base64.b64encode(np.packbits(self._seen).tobytes()).decode()
         return {**{name: getattr(self, name) for name in names}, "seen": seen}
 

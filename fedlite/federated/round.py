@@ -54,7 +54,7 @@ class Metrics(NamedTuple):
       examples: number of the cohort's examples.
       nonfinite: clients whose update was not finite and was left out.
       down, up: int32 like `Cohort.ids`: bytes on the wire of each client.
-      side: int32 like `Cohort.ids`: how many of both are side information.
+      down_side, up_side: int32 like `Cohort.ids`: how many of them are side information.
     """
 
     loss: Any
@@ -62,7 +62,8 @@ class Metrics(NamedTuple):
     nonfinite: Any
     down: Any
     up: Any
-    side: Any
+    down_side: Any
+    up_side: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +237,7 @@ def run_round(
         server.state, jax.random.fold_in(key, _REVISION), params, aggregate, report
     )
     metrics = Metrics(
-        report.loss, examples, nonfinite, down[..., 0], up[..., 0], down[..., 1] + up[..., 1]
+        report.loss, examples, nonfinite, down[..., 0], up[..., 0], down[..., 1], up[..., 1]
     )
     return Server(params, opt_state, state), mine, metrics
 

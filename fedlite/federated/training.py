@@ -191,6 +191,8 @@ class _Run:
             "up_bytes": int(result.up.sum()),
             "total_bytes": self.meter.total,
         }
+        if self.experiment.options.availability.on:
+            values |= {"failed_clients": result.failed, "stragglers": result.stragglers}
         self.workdir.append(self.round, "train", values)
         self.board.add(self.round, "train", values)
         if result.nonfinite and not result.examples:
@@ -201,7 +203,9 @@ class _Run:
             )
 
     def _evaluate(self, bar: ProgressBar):
-        params = self.engine.host(self.server).params
+        method, _ = self.engine.plan(self.server, self.round)
+        host = self.engine.host(self.server)
+        params = method.deployed(host.state, host.params)
         guarantee = self.experiment.method.privacy(self.round)
         privacy = {} if guarantee is None else {"epsilon": guarantee["epsilon"]}
         for name, evaluator in self.evaluators.items():

@@ -134,9 +134,12 @@ class Method:
     Attributes:
       bounds_updates: whether what it returns from `deselect` is bounded for privacy, so that no
         method further out may change it.
+      shrinks_later: whether it may send smaller parameters than in round 0, so that no method that
+        remembers arrays may stand behind it.
     """
 
     bounds_updates = False
+    shrinks_later = False
 
     def start(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The server's parameters before round 0, from freshly initialised ones."""
@@ -171,6 +174,10 @@ class Method:
     def revise(self, state, key, params, aggregate, report: Report) -> Any:
         """The server's turn after the aggregation: new masks, new scores."""
         return state
+
+    def deployed(self, state, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model that evaluation scores: the server's, or the sub-model that it stands for."""
+        return params
 
     def at(self, round_number: int, state, recipe: Recipe) -> tuple["Method", Recipe]:
         """The static answer for the rounds from this one to `recipe.until`; on the host.
@@ -218,15 +225,16 @@ class Chain(Method):
     def init(self, key, view):
         """The states of the methods, each given the view that those before it leave."""
         states = []
-        outer = view
+        outer, shrinks = view, False
         for method, own_key in zip(self.methods, self._split(key)):
             state, mine = method.init(own_key, view), method.init_client(own_key, view)
-            if _remembers((state, mine)) and _shrunk(outer, view):
+            if _remembers((state, mine)) and (shrinks or _shrunk(outer, view)):
                 raise UserError(
                     f"{type(method).__name__} remembers arrays, so in the chain of methods it "
                     "must stand before the methods that shrink them: put it further left"
                 )
             states.append(state)
+            shrinks |= method.shrinks_later
             view = self._received(method, state, mine, own_key, view)
         return tuple(states)
 
@@ -275,6 +283,12 @@ class Chain(Method):
             method.revise(own, own_key, params, aggregate, report)
             for method, own, own_key in zip(self.methods, state, self._split(key), strict=True)
         )
+
+    def deployed(self, state, params):
+        """Outer to inner."""
+        for method, own in zip(self.methods, state, strict=True):
+            params = method.deployed(own, params)
+        return params
 
     def at(self, round_number, state, recipe):
         """The recipe passes through, outer to inner."""

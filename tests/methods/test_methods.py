@@ -34,6 +34,7 @@ ROWS = {
     "feddropoutavg": ({"rate": 0.0}, {"rate": 0.3}),
     "smafd": ({"rate": 0.0}, {"rate": 0.9}),
     "heterofl": ({"levels": (1.0,)}, {"levels": (1.0, 0.5)}),
+    "federated_pruning": ({"sparsity": 0.0}, {"prune_from": 0, "sparsity": 0.3}),
     "clip": ({"norm": 1e9}, {"norm": 0.01}),
     "quantize": ({"up": "", "down": ""}, {"up": "uniform8", "down": "bfloat16"}),
 }

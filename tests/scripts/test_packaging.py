@@ -253,5 +253,10 @@ def test_readme_says_of_methods_what_the_code_says():
     assert len(listed) >= 8 and set(listed) <= set(unpadded(readme.method_table()))
 
 
+def test_readme_lists_the_tables_that_were_run():
+    (part,) = re.findall(r"<!-- results -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    assert part.strip() == readme.result_list()
+
+
 def test_readme_shows_the_quickstart_as_it_was_printed():
     assert generated("quickstart") == unpadded(readme.quickstart_table())

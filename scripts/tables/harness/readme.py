@@ -7,7 +7,6 @@ A generated part stands between `<!-- NAME -->` and `<!-- end -->`.
 
 import importlib
 import inspect
-import pathlib
 import re
 
 from fedlite import methods
@@ -38,9 +37,23 @@ def quickstart_table() -> str:
     return "\n".join(line for line in printed if line.startswith("|"))
 
 
+def result_list() -> str:
+    """The tables that were run: their titles and files."""
+    found = {}
+    for file in sorted((ROOT / "results").glob("**/table.md")):
+        title = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        found[file.parent.relative_to(ROOT)] = title
+    return "\n".join(f"* [{title}]({path}/table.md)" for path, title in found.items())
+
+
 def filled(text: str) -> str:
     """README's text with its generated parts made anew."""
-    for name, part in (("methods", method_table()), ("quickstart", quickstart_table())):
+    parts = {
+        "methods": method_table(),
+        "quickstart": quickstart_table(),
+        "results": result_list(),
+    }
+    for name, part in parts.items():
         text, count = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
             lambda match, part=part: f"{match[1]}\n{part}\n\n{match[2]}",
@@ -53,14 +66,20 @@ def filled(text: str) -> str:
 
 
 def _configs() -> dict[str, str]:
-    """By method, the config that runs it alone; the first by name, on MNIST-5k if there is one."""
-    found: dict[str, pathlib.Path] = {}
-    files = sorted(path for path in (ROOT / "configs").glob("*/*.py") if path.stem != "__init__")
-    for file in sorted(files, key=lambda path: "mnist5k" not in path.stem):
+    """By method, the config that runs it: alone rather than in a chain, on MNIST-5k if possible.
+
+    Of the rest the shortest name, then the first.
+    """
+    found: dict[str, tuple] = {}
+    for file in (ROOT / "configs").glob("*/*.py"):
+        if file.stem == "__init__":
+            continue
         path = file.relative_to(ROOT)
-        module = importlib.import_module(".".join(path.with_suffix("").parts))
-        found.setdefault(module.get_config().method, path)
-    return {method: str(path) for method, path in found.items()}
+        chain = importlib.import_module(".".join(path.with_suffix("").parts)).get_config().method
+        for name in chain.split("+"):
+            rank = (chain.count("+"), "mnist5k" not in path.stem, len(str(path)), str(path))
+            found[name] = min(found.get(name, rank), rank)
+    return {name: rank[-1] for name, rank in found.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""Scores sub-models cut out of a run's model, without further training, and exports one of them.
+
+    python -m experiments.evaluate_submodels --workdir=DIR [--rates=0,0.25,0.5] [--seeds=5]
+        [--kinds=random,nested,norm] [--widths="dense.*"]
+        [--export=MODEL --export_kind=norm --export_rate=0.5]
+
+A sub-model of rate r keeps round((1 - r) n) units of each width: drawn at random (a mean over
+seeds), nested (the first), or by norm (those with the greatest L2 norm of the kernel entries that
+leave with the unit). It prints a table of size against test accuracy and writes it to
+DIR/submodels.json, .png and .pdf. An exported model loads by `fedlite.models.export.load`.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from experiments import binary
+
+KINDS = ("random", "nested", "norm")
+
+_WORKDIR = binary.define_workdir()
+_RATES = flags.DEFINE_list("rates", ["0", "0.25", "0.5", "0.75"], "Shares of units that go.")
+_KINDS = flags.DEFINE_list("kinds", list(KINDS), "How units are chosen: random, nested, norm.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Draws of a random sub-model.", lower_bound=1)
+_WIDTHS = flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths that are cut.")
+_EXPORT = flags.DEFINE_string("export", "", "Directory of an exported sub-model.")
+_EXPORT_KIND = flags.DEFINE_enum("export_kind", "norm", KINDS, "Of the exported sub-model.")
+_EXPORT_RATE = flags.DEFINE_float("export_rate", 0.5, "Of the exported sub-model.")
+_EXPORT_SEED = flags.DEFINE_integer("export_seed", 0, "Of an exported random one.", lower_bound=0)
+
+
+def main(_):
+    """Evaluates the run of the flags."""
+    binary.require(workdir=_WORKDIR.value)
+    rates = parse_rates(_RATES.value)
+    kinds = parse_kinds(_KINDS.value)
+    parse_rates([str(_EXPORT_RATE.value)])
+    from experiments.restore import restore
+    from fedlite.federated.evaluation import Evaluator
+    from fedlite.federated.workdir import to_json, write_atomically
+    from fedlite.methods.patterns import check_rules, first_match
+    from fedlite.models import export
+
+    if _EXPORT.value:
+        export.check_new(_EXPORT.value)
+    binary.start_jax()
+    run = restore(_WORKDIR.value)
+    task, engine = run.experiment.task, run.engine
+    method, _ = engine.method.at(run.round, run.server.state, engine.recipe)
+    params = method.deployed(run.server.state, run.server.params)
+    units = task.axes.widths({path: value.shape for path, value in params.items()})
+    rule = ((_WIDTHS.value, True),)
+    check_rules(rule, units, "--widths", bool)
+    cut = {width: n for width, n in units.items() if first_match(rule, width, False)}
+    evaluator = Evaluator(task, run.experiment.dataset.splits["test"])
+    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _SEEDS.value)
+    directory = pathlib.Path(_WORKDIR.value)
+    result = {"round": run.round, "widths": sorted(cut), "rows": rows}
+    write_atomically(directory / "submodels.json", to_json(result))
+    draw(rows, run.experiment.names, directory / "submodels")
+    print(table(rows))
+    if _EXPORT.value:
+        kind, rate, seed = _EXPORT_KIND.value, _EXPORT_RATE.value, _EXPORT_SEED.value
+        chosen = sub_model(task.axes, params, choose(kind, task.axes, params, cut, rate, seed))
+        _export(run, chosen, {"kind": kind, "rate": rate, "seed": seed}, evaluator)
+
+
+def parse_rates(texts: Sequence[str]) -> list[float]:
+    """Rates from their texts, in order, each once."""
+    from fedlite.errors import UserError
+
+    try:
+        rates = sorted({float(text) for text in texts})
+    except ValueError as error:
+        raise UserError(f"--rates: {error}; give numbers, as in --rates=0,0.25,0.5") from error
+    if not rates or not all(0 <= rate < 1 for rate in rates):
+        raise UserError(f"a rate is at least 0 and below 1, not {', '.join(texts) or 'nothing'}")
+    return rates
+
+
+def parse_kinds(kinds: Sequence[str]) -> list[str]:
+    """Known kinds, each once."""
+    from fedlite.errors import UserError
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"--kinds knows {', '.join(KINDS)}, not {kind!r}")
+    if not kinds:
+        raise UserError(f"--kinds is empty: name some of {', '.join(KINDS)}")
+    return list(dict.fromkeys(kinds))
+
+
+def choose(
+    kind: str, axes, params: Mapping[str, Any], widths: Mapping[str, int], rate: float, seed: int
+) -> dict[str, Any]:
+    """The kept units of each width.
+
+    Args:
+      kind: one of `KINDS`.
+      axes: the model's `UnitAxes`.
+      params: of the full model by path.
+      widths: units by width that is cut.
+      rate: share of units that go.
+      seed: of "random".
+
+    Returns:
+      Sorted indices by width.
+    """
+    import numpy as np
+
+    from fedlite.methods.federated_dropout import kept_units
+    from fedlite.methods.pruning_scores import unit_scores
+
+    if kind == "random":
+        rng = np.random.default_rng(seed)
+        order = {width: rng.permutation(n) for width, n in sorted(widths.items())}
+    elif kind == "nested":
+        order = {width: np.arange(n) for width, n in widths.items()}
+    else:
+        scores = unit_scores("weight_l2", axes, widths, params)
+        order = {w: np.argsort(-np.asarray(s), kind="stable") for w, s in scores.items()}
+    return {width: np.sort(order[width][: kept_units(n, rate)]) for width, n in widths.items()}
+
+
+def sub_model(axes, params: Mapping[str, Any], units: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters at the kept units, by path; `units` are indices by width."""
+    import numpy as np
+
+    from fedlite.methods.submodel import Kept, take
+
+    totals = axes.widths({path: np.shape(value) for path, value in params.items()})
+    kept = {w: Kept(own, totals[w]) for w, own in units.items() if len(own) < totals[w]}
+    return {path: np.asarray(take(axes.of(path), value, kept)) for path, value in params.items()}
+
+
+def evaluate(axes, params, widths, evaluator, rates, kinds, seeds: int) -> list[dict[str, Any]]:
+    """A row a kind and rate: size and accuracy, with the deviation over the seeds of "random"."""
+    import numpy as np
+
+    total = sum(np.size(value) for value in params.values())
+    rows = []
+    for rate in rates:
+        for kind in kinds:
+            found = []
+            for seed in range(seeds if kind == "random" and rate else 1):
+                cut = sub_model(axes, params, choose(kind, axes, params, widths, rate, seed))
+                found.append(evaluator(cut))
+            size = sum(np.size(value) for value in cut.values())
+            accuracies = [metrics["accuracy"] for metrics in found]
+            rows.append(
+                {
+                    "rate": rate,
+                    "kind": kind,
+                    "params": int(size),
+                    "share": float(size / total),
+                    "accuracy": float(np.mean(accuracies)),
+                    "accuracy_std": float(np.std(accuracies)),
+                    "accuracies": accuracies,
+                    "loss": float(np.mean([metrics["loss"] for metrics in found])),
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [f"{'rate':>6} {'kind':<7} {'params':>12} {'share':>6} {'accuracy':>9} {'loss':>8}"]
+    for row in rows:
+        spread = f" +- {row['accuracy_std']:.4f}" if len(row["accuracies"]) > 1 else ""
+        lines.append(
+            f"{row['rate']:6.3g} {row['kind']:<7} {row['params']:12,} {row['share']:6.3f} "
+            f"{row['accuracy']:9.4f} {row['loss']:8.4f}{spread}"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], stem: pathlib.Path):
+    """Size against accuracy, a line a kind: STEM.png and STEM.pdf."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        axis.errorbar(
+            [row["params"] for row in own],
+            [row["accuracy"] for row in own],
+            [row["accuracy_std"] for row in own],
+            marker="o",
+            capsize=3,
+            label=kind,
+        )
+    axis.set(xlabel="parameters of the sub-model", ylabel="test accuracy")
+    axis.set_title(f"Sub-models: {names['method']} on {names['dataset']}", fontsize=10)
+    axis.legend(frameon=False)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(stem.with_suffix(suffix), dpi=150)
+    pyplot.close(figure)
+
+
+def _export(run, params, how: Mapping[str, Any], evaluator):
+    from fedlite.models import export
+
+    experiment, config = run.experiment, run.experiment.config
+    x = experiment.dataset.splits["test"].arrays["x"]
+    metrics = evaluator(params)
+    export.save(
+        _EXPORT.value,
+        params,
+        name=experiment.names["model"],
+        num_classes=experiment.dataset.num_classes,
+        options={key: value for key, value in config["model"].items() if key != "name"},
+        widths=experiment.task.axes.widths({path: v.shape for path, v in params.items()}),
+        adapter=config["adapters"],
+        facts={
+            "cut": dict(how),
+            # Images of uint8 are divided by 255 first; see `fedlite.tasks.Classification`.
+            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype), **config["task"]},
+            "dataset": experiment.names["dataset"],
+            "method": experiment.names["method"],
+            "round": run.round,
+            "accuracy": metrics["accuracy"],
+        },
+    )
+    print(f"exported to {_EXPORT.value}: accuracy {metrics['accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    app.run(binary.guarded(main), flags_parser=binary.parse_flags)
