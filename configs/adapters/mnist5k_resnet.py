@@ -38,6 +38,7 @@ def get_config(what: str = "adapters"):
     config.backbone.skip = r"adapters/.*|logits/.*"
     config.client_optimizer.learning_rate = 0.05
     config.client_optimizer.clip = 1.0
+    config.server_optimizer.name = "momentum"
     if what == "adapters":
         config.adapters = {
             "kind": "parallel",
