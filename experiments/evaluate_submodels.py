@@ -39,7 +39,7 @@ def main(_):
     parse_rates([str(_EXPORT_RATE.value)])
     from experiments.restore import restore
     from fedlite.federated.evaluation import Evaluator
-    from fedlite.federated.workdir import to_json, write_atomically
+    from fedlite.federated.workdir import finite, to_json, write_atomically
     from fedlite.methods.patterns import check_rules, first_match
     from fedlite.models import export
 
@@ -58,7 +58,7 @@ def main(_):
     rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _SEEDS.value)
     directory = pathlib.Path(_WORKDIR.value)
     result = {"round": run.round, "widths": sorted(cut), "rows": rows}
-    write_atomically(directory / "submodels.json", to_json(result))
+    write_atomically(directory / "submodels.json", to_json(finite(result)))
     draw(rows, run.experiment.names, directory / "submodels")
     print(table(rows))
     if _EXPORT.value:

@@ -1,5 +1,6 @@
 """A finished or stopped run, from its directory: the experiment, its engine, and the server."""
 
+import contextlib
 import json
 import pathlib
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from configs import common
 from experiments.build import build
 from fedlite.errors import UserError
-from fedlite.federated.checkpoint import Checkpoints
+from fedlite.federated.checkpoint import Checkpoints, fingerprint
 from fedlite.federated.engine import Engine
 from fedlite.federated.round import Server
 from fedlite.federated.training import Experiment
@@ -49,9 +50,16 @@ def restore(workdir: str) -> Run:
     )
     template = engine.host(engine.init(experiment.init_params()))
     directory = pathlib.Path(workdir) / "checkpoints"
-    restored = Checkpoints(directory).restore(template) if directory.is_dir() else None
+    restored = None
+    if directory.is_dir():
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            restored = checkpoints.restore(template)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint: train there first (experiments.train)")
+    if restored.progress["data"] != fingerprint(experiment.dataset):
+        raise UserError(
+            f"{workdir}: the data of {experiment.dataset.name!r} changed since this run; restore it"
+        )
     engine.store.load(restored.clients)
     return Run(experiment, engine, jax.tree.map(np.asarray, restored.tree), restored.round)
 

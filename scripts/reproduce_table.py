@@ -55,7 +55,7 @@ def main(_):
         outcome = runs.execute(wanted, parallel, progress)
     if any(run.finished for run in planned):
         command = machine.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
-        _write(table, scale, planned, outcome.failures, command, out)
+        _write(table, scale, plan.shown(planned, wanted), outcome.failures, command, out)
     for run, reason in outcome.failures.items():
         print(f"FAILED: {run.name}: {reason}")
     if outcome.stopped:

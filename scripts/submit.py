@@ -61,23 +61,23 @@ def main(_):
     binary.require(workdir=_WORKDIR.value)
     resources = _resources()
     workdir = pathlib.Path(_WORKDIR.value).resolve()
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("submitit is not installed: pip install -e '.[submit]'")
     stages = _table_stages(workdir) if _TABLE.value else [_experiment_jobs(workdir)]
     stages = [[job for job in stage if not job.finished] for stage in stages]
     stages = [stage for stage in stages if stage]
     if not stages:
         print(_farewell(workdir))
         return
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("submitit is not installed: pip install -e '.[submit]'")
     name = "fedlite-" + _slug(_TABLE.value or _config_name())
     logs = workdir / "submit"
     if _CLUSTER.value == "dry":
         for stage in stages:
             print(_dry(stage, name, resources, logs))
         return
-    _make_directory(logs)
     if not _WAIT.value and (_CLUSTER.value == "local" or len(stages) > 1):
         raise UserError("--nowait is for one array on Slurm; leave it away here")
+    _make_directory(logs)
     failures = {}
     for stage in stages:
         failures = _execute(stage, name, resources, logs)

@@ -68,16 +68,18 @@ class _Arrays(ocp.args.CheckpointArgs):
 class Checkpoints:
     """The checkpoints of one work directory, by the number of finished rounds."""
 
-    def __init__(self, directory: pathlib.Path, keep: int = 3):
-        self._directory = directory
+    def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
+        """With `read_only` nothing is changed, so that a run may be writing there."""
+        self._directory, self._read_only = directory, read_only
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
                 item_names=("arrays", _CLIENTS, "progress"),
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    create=True,
-                    cleanup_tmp_directories=True,
+                    max_to_keep=None if read_only else keep,
+                    create=not read_only,
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
                     enable_async_checkpointing=False,
                 ),
             )
@@ -147,7 +149,8 @@ class Checkpoints:
                     reason[:200],
                     number,
                 )
-                self._manager.delete(broken)
+                if not self._read_only:
+                    self._manager.delete(broken)
             tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
             return Restored(number, tree, clients, contents["progress"])
         if unreadable:

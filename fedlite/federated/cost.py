@@ -17,6 +17,7 @@ from fedlite.federated.round import Server
 from fedlite.methods import Keys, Method, View, server_view
 from fedlite.tasks import Task
 from fedlite.wire import Part
+from fedlite.wire.message import on_wire
 
 
 class ClientCost(NamedTuple):
@@ -54,11 +55,15 @@ def client_cost(
     """
     task = with_xla_convolution(task)
 
+    returned = set()
+
     def received(server):
         view = server_view(server.params)
         key = jax.random.key(0)
         mine = method.init_client(key, view)
         view, _ = method.select(server.state, mine, Keys(key, key), view)
+        # What stays with the client is never on the wire.
+        returned.update(k for k, p in view.trained.items() if on_wire(p))
         return {k: p.value for k, p in view.trained.items()}, {
             k: p.value for k, p in view.read.items()
         }
@@ -94,7 +99,7 @@ def client_cost(
     count = {k: int(np.prod(v.shape)) for k, v in {**read, **trained}.items() if ":" not in k}
     return ClientCost(
         params=sum(count.values()),
-        trained_params=sum(count[k] for k in trained),
+        trained_params=sum(count[k] for k in trained if k in returned),
         flops_per_example=float(analysis["flops"]) / size,
         peak_memory_bytes=int(
             memory.argument_size_in_bytes

@@ -164,6 +164,11 @@ class Engine:
         return self._store
 
     @property
+    def streams(self) -> bool:
+        """Whether the examples are read round by round, since they don't fit on the devices."""
+        return self._feed.streams
+
+    @property
     def max_rounds(self) -> int:
         """At most so many rounds run in one call of `run`."""
         if self.options.unroll or self._store.stateful or self._feed.streams:

@@ -6,6 +6,7 @@ would train in a round, from what it would receive, and is scored again. Nothing
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def personalize(
     arrays = {name: jnp.asarray(array) for name, array in split.arrays.items()}
     steps = plan.max_steps
 
-    def one(client):
+    def one(server, arrays, client):
         own, number, start, size = client
         keys = Keys(key, jax.random.fold_in(key, number))
         view, _ = method.select(server.state, own, keys, server_view(server.params))
@@ -110,8 +111,8 @@ def personalize(
         ]
 
     @jax.jit
-    def piece(clients):
-        return jax.lax.map(one, clients)
+    def piece(server, arrays, clients):
+        return jax.lax.map(functools.partial(one, server, arrays), clients)
 
     found = []
     starts, sizes = split.offsets[:-1].astype(np.int32), split.sizes.astype(np.int32)
@@ -121,7 +122,9 @@ def personalize(
         clients = np.minimum(numbers, split.num_clients - 1)
         arguments = (gather(clients), clients.astype(np.int32), starts[clients], sizes[clients])
         real = numbers < split.num_clients
-        found.append([np.asarray(scores, float)[real] for scores in piece(arguments)])
+        found.append(
+            [np.asarray(scores, float)[real] for scores in piece(server, arrays, arguments)]
+        )
     before, after = (np.concatenate(scores) for scores in zip(*found))
     scored = before[:, 1] > 0
     accuracies = (correct[scored, 0] / correct[scored, 1] for correct in (before, after))

@@ -19,7 +19,8 @@ from fedlite.wire import Part, message_bytes, side_bytes
 AXIS = "devices"
 # What a client's key is folded with for its local training; methods fold small numbers.
 _TRAINING = 0x7EA1
-_COMBINATION, _REVISION = 0xC0B1, 0x4E71
+# The server's turns: no client has so high a number, with which its key is folded.
+_COMBINATION, _REVISION = 0xF000C0B1, 0xF0004E71
 
 
 class Server(NamedTuple):

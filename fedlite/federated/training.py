@@ -104,6 +104,11 @@ class _Run:
             options=experiment.options,
             seed=experiment.seed,
         )
+        if experiment.personalization[0] and self.engine.streams:
+            raise UserError(
+                "personalization.epochs needs data that fits on the device, and "
+                f"{experiment.dataset.name!r} is streamed: leave it 0, or take fewer clients"
+            )
         self.server = self.engine.init(experiment.init_params())
         self.meter = Meter(train_split.num_clients)
         self.evaluators = {
@@ -183,7 +188,8 @@ class _Run:
         self.steps["padded"] += result.padded_steps
         self.steps["real"] += result.real_steps
         values = {
-            "loss": result.loss,
+            # Where nobody answered there is none.
+            "loss": result.loss if result.examples else float("nan"),
             "examples": result.examples,
             "clients": len(result.ids),
             "nonfinite_clients": result.nonfinite,

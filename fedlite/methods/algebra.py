@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedlite.errors import UserError
@@ -133,12 +134,14 @@ class Method:
 
     Attributes:
       bounds_updates: whether what it returns from `deselect` is bounded for privacy, so that no
-        method further out may change it.
+        method further out may change it, and none is told anything that was not made private.
+      changes_cohort: whether `at` may change how many clients take part.
       shrinks_later: whether it may send smaller parameters than in round 0, so that no method that
         remembers arrays may stand behind it.
     """
 
     bounds_updates = False
+    changes_cohort = False
     shrinks_later = False
 
     def start(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -203,6 +206,12 @@ class Chain(Method):
             if not method.bounds_updates:
                 continue
             name = type(method).__name__
+            for other in self.methods:
+                if other.changes_cohort:
+                    raise UserError(
+                        f"{name} accounts for cohorts of one size, and {type(other).__name__} "
+                        "changes it on the way: leave that out (of fedobd: stage2_rounds = 0)"
+                    )
             for outer in self.methods[:index]:
                 if type(outer).deselect is not Method.deselect:
                     raise UserError(
@@ -272,6 +281,7 @@ class Chain(Method):
 
     def combine(self, state, key, sums, report):
         """Inner to outer, as `deselect`."""
+        report = self._told(report)
         turns = list(zip(self.methods, state, self._split(key), strict=True))
         for method, own, own_key in reversed(turns):
             sums = method.combine(own, own_key, sums, report)
@@ -279,6 +289,7 @@ class Chain(Method):
 
     def revise(self, state, key, params, aggregate, report):
         """Each method revises its own state."""
+        report = self._told(report)
         return tuple(
             method.revise(own, own_key, params, aggregate, report)
             for method, own, own_key in zip(self.methods, state, self._split(key), strict=True)
@@ -292,16 +303,10 @@ class Chain(Method):
 
     def at(self, round_number, state, recipe):
         """The recipe passes through, outer to inner."""
-        answers, clients = [], recipe.clients
+        answers = []
         for method, own in zip(self.methods, state, strict=True):
             method, recipe = method.at(round_number, own, recipe)
             answers.append(method)
-        bounded = [type(m).__name__ for m in self.methods if m.bounds_updates]
-        if bounded and recipe.clients != clients:
-            raise UserError(
-                f"{bounded[0]} accounts for {clients} clients a round, and round {round_number} "
-                f"would have {recipe.clients}: leave out the method that changes it"
-            )
         return Chain(tuple(answers)), recipe
 
     def privacy(self, rounds):
@@ -309,13 +314,26 @@ class Chain(Method):
         given = [method.privacy(rounds) for method in self.methods]
         return next((guarantee for guarantee in given if guarantee is not None), None)
 
+    def _told(self, report: Report) -> Report:
+        """The report, or nothing where privacy does not cover what the clients report."""
+        if not any(method.bounds_updates for method in self.methods):
+            return report
+        return Report(jnp.float32(jnp.nan), *[jnp.float32(0)] * 3)
+
     def _split(self, key):
         return [jax.random.fold_in(key, index) for index in range(len(self.methods))]
 
     @staticmethod
     def _received(method, state, mine, key, view):
         # `at` first: before it, a method may not know its static counts.
-        method, _ = method.at(0, state, Recipe(clients=1, epochs=1, lr=0.0))
+        try:
+            method, _ = method.at(0, state, Recipe(clients=1, epochs=1, lr=0.0))
+        except jax.errors.JAXTypeError as error:
+            # Shapes are asked for under a trace, where a state has no values.
+            raise UserError(
+                f"{type(method).__name__} decides about round 0 by what it remembers, which it "
+                "can alone but not in a chain: let it begin a round later"
+            ) from error
         return method.select(state, mine, Keys(key, key), view)[0]
 
 

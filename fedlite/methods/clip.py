@@ -29,6 +29,11 @@ class Clip(Method):
 
     def deselect(self, context, update, report):
         """The scaled update with weight 1."""
+        if tagged := [path for path in update.parts if ":" in path]:
+            raise UserError(
+                f"clip would also scale {tagged[0]!r}, which is another method's: put clip to the "
+                "right of that method"
+            )
         squares = sum(jnp.sum(jnp.square(part.value)) for part in update.parts.values())
         factor = jnp.minimum(1.0, self.norm / jnp.maximum(jnp.sqrt(squares), 1e-30))
         parts = {k: part._replace(value=part.value * factor) for k, part in update.parts.items()}

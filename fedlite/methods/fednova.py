@@ -12,10 +12,10 @@ tau; for SGD with momentum rho (section 4.1) it is
 """
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 
+from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
 from fedlite.wire import Part
@@ -31,9 +31,18 @@ class FedNova(Method):
 
     Attributes:
       client_momentum: of the clients' optimiser; 0 for plain SGD.
+      local_validation: of the clients; must be 0, since the steps that made the update are then
+        not those that are counted.
     """
 
     client_momentum: float
+    local_validation: float
+
+    def __post_init__(self):
+        if self.local_validation:
+            raise UserError(
+                "fednova needs every local step in the update: set local_validation = 0"
+            )
 
     def norm(self, steps):
         """||a||_1 after so many local steps."""
@@ -55,15 +64,21 @@ class FedNova(Method):
             key=lambda path: (parts[path].value.size, path),
         )
         norms = jnp.full_like(parts[smallest].value, norm)
-        return Update({**parts, f"norm:{smallest}": Part(norms, bits=0)}, update.weight), context
+        # The ones tell how much of the norms methods further out left in the sum.
+        beside = {
+            f"norm:{smallest}": Part(norms, bits=0),
+            f"one:{smallest}": Part(jnp.ones_like(norms), bits=0),
+        }
+        return Update({**parts, **beside}, update.weight), context
 
     def combine(self, state, key, sums, report):
         """Multiplies the sums by the weighted mean of the norms."""
-        (name,) = (path for path in sums.total if path.startswith("norm:"))
-        total, claim = sums.total[name], sums.claim[name]
-        # Every entry says the same; the claim may be smaller, since it broadcasts.
-        repeats = total.size / math.prod(jnp.shape(claim))
-        mean = jnp.sum(total) / jnp.maximum(jnp.sum(claim) * repeats, 1e-30)
+        norms, ones = (
+            jnp.sum(next(sums.total[path] for path in sums.total if path.startswith(tag)))
+            for tag in ("norm:", "one:")
+        )
+        # Where no client sent that array, the mean number of steps must do.
+        mean = jnp.where(ones > 0, norms / jnp.maximum(ones, 1e-30), self.norm(report.steps))
         totals = {
             path: value if ":" in path else value * mean for path, value in sums.total.items()
         }

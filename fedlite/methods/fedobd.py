@@ -53,9 +53,8 @@ class FedOBD(Method):
       stage1_rounds: after so many rounds stage 2 begins; 0: there is no stage 2.
       stage2_rounds: rounds of stage 2, then the run ends. The learning rate of round j of n is
         lr (1 + cos(pi j / n)) / 2: the authors let a schedule of 5 epochs run on, up and down.
-      patience: stage 2 begins early once the cohort's training loss has not fallen by `min_delta`
-        below its least for so many rounds; 0: never. (The authors watch the test accuracy.)
-      min_delta: see `patience`.
+      patience, min_delta: stage 2 begins early once the cohort's training loss has not fallen by
+        `min_delta` for `patience` rounds; 0: never. (The authors watch the test accuracy.)
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -70,9 +69,7 @@ class FedOBD(Method):
 
     def __post_init__(self):
         if not 0 <= self.dropout_rate < 1:
-            raise UserError(
-                f"fedobd.dropout_rate must be at least 0 and below 1, not {self.dropout_rate}"
-            )
+            raise UserError(f"fedobd.dropout_rate must be in [0, 1), not {self.dropout_rate}")
         if self.choice not in CHOICES:
             raise UserError(f"fedobd.choice must be {' or '.join(CHOICES)}, not {self.choice!r}")
         for option in ("stage1_rounds", "stage2_rounds", "patience", "min_delta"):
@@ -83,16 +80,17 @@ class FedOBD(Method):
         check_rules(self.blocks, self.shapes, "fedobd.blocks", str)
         semantic_blocks(self.shapes, self.blocks)
 
+    @property
+    def changes_cohort(self) -> bool:
+        """In stage 2 all clients take part."""
+        return self.stage2_rounds > 0
+
     def init(self, key, view):
         """With `patience`: the least loss, the rounds since, all rounds, and stage 2's first."""
         if not self.patience:
             return ()
-        return {
-            "best": jnp.float32(jnp.inf),
-            "since": jnp.int32(0),
-            "rounds": jnp.int32(0),
-            "stage2": jnp.int32(_NOT_YET),
-        }
+        counts = {"since": jnp.int32(0), "rounds": jnp.int32(0), "stage2": jnp.int32(_NOT_YET)}
+        return {"best": jnp.float32(jnp.inf), **counts}
 
     def select(self, state, mine, keys, view):
         """Everything, to train everything; the key is for random choices."""
@@ -161,12 +159,14 @@ class FedOBD(Method):
         if not self.stage1_rounds:
             return self, recipe
         begin = self.stage1_rounds
-        if self.patience:
+        # Before round 0 the state tells nothing, and may have no values yet.
+        if self.patience and round_number:
             begin = min(begin, int(state["stage2"]))
         if round_number < begin:
             if self.patience:
                 # It cannot run out before.
-                begin = min(begin, round_number + self.patience - int(state["since"]))
+                since = int(state["since"]) if round_number else 0
+                begin = min(begin, round_number + self.patience - since)
             return self, dataclasses.replace(recipe, until=min(recipe.until, begin))
         position = round_number - begin
         if position >= self.stage2_rounds:

@@ -130,10 +130,14 @@ class HeteroFL(Method):
         for path, part in update.parts.items():
             held = self.held(path, part.value.shape, level)
             if held is not None:
-                rest = 0.0 if self.aggregation == "count" else 1.0
+                cover = part.cover
+                if self.aggregation == "count":
+                    cover = jnp.where(held, cover, 0.0)
+                elif jnp.ndim(cover):
+                    cover = jnp.where(held, cover, 1.0)
                 part = part._replace(
                     value=jnp.where(held, part.value, 0),
-                    cover=jnp.where(held, part.cover, rest),
+                    cover=cover,
                     sent=jnp.where(held, part.sent, 0),
                 )
             parts[path] = part

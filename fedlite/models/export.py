@@ -34,8 +34,12 @@ def check_new(directory: str | os.PathLike):
     Raises:
       UserError: names it.
     """
-    if (pathlib.Path(directory) / CONFIG).exists():
+    directory = pathlib.Path(directory)
+    if (directory / CONFIG).exists():
         raise UserError(f"{directory} already holds a {CONFIG}; name another directory")
+    above = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{directory}: {above} cannot be written; name another directory")
 
 
 def save(

@@ -60,7 +60,9 @@ def guarantee(
     assumptions = (
         f"user-level, central: for two populations where one client {adjacency}; {proviso}; the "
         "training metrics that are logged and the choice of hyperparameters are not accounted "
-        "for; floating-point noise, simulated with a seeded generator"
+        "for; a pretrained backbone, if any, saw none of these clients' data; floating-point "
+        "noise. Simulated: noise and cohorts follow from the run's seed, which must be secret "
+        "where it counts (with partial_training.origin = 'seed' the clients have it)"
     )
     return {
         "epsilon": epsilon if holds else None,

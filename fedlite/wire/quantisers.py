@@ -186,7 +186,7 @@ def parse_quantiser(name: str) -> Codec | None:
     "nnadq0.001" is NNADQ with that beta and "nnadq0.001s" its stochastic form, "fedpaq" the 255
     levels, "qsgd15" QSGD with 15 levels, "sign" the scaled sign.
     """
-    if match := re.fullmatch(r"nnadq(\d+(?:\.\d+)?)(s?)", name):
+    if match := re.fullmatch(r"nnadq(\d+(?:\.\d+)?(?:e-?\d+)?)(s?)", name):
         return NNADQ(float(match[1]), bool(match[2]))
     if match := re.fullmatch(r"qsgd(\d{1,5})", name):
         return QSGD(int(match[1]))

@@ -190,7 +190,7 @@ def test_blocks_are_semantic_unless_a_pattern_says_otherwise(task):
 
 def test_refusals(task):
     for options, match in [
-        ({"dropout_rate": 1.0}, "below 1"),
+        ({"dropout_rate": 1.0}, r"in \[0, 1\)"),
         ({"choice": "best"}, "or random_tensors"),
         ({"stage1_rounds": -1}, "stage1_rounds"),
         ({"stage2_rounds": 2}, "set fedobd.stage1_rounds"),
@@ -369,3 +369,12 @@ def test_stage_1_alone(task):
     limited = toy.make_method(task, "fedobd", fedobd={"stage1_rounds": 4})
     assert limited.at(3, (), recipe) == (limited, dataclasses.replace(recipe, until=4))
     assert limited.at(4, (), recipe)[1].ended
+
+
+def test_an_early_stop_in_a_chain(task, params):
+    """The state is read under no trace: no later loss is 9 below the first, so stage 2 is next."""
+    options = {"stage1_rounds": 9, "stage2_rounds": 1, "patience": 2, "min_delta": 9.0}
+    method = toy.make_method(task, "quantize+fedobd", fedobd={"dropout_rate": 0.2, **options})
+    engine = toy.make_engine(task, method)
+    _, results = toy.run(engine, params, 4)
+    assert [len(result.ids) for result in results] == [3, 3, 3, 8]

@@ -397,8 +397,31 @@ def test_nothing_inside_may_take_its_turn_on_the_sums_before_the_noise():
 def test_a_private_method_sees_to_the_size_of_the_cohort(task):
     context = toy.make_context(task, participation="poisson", weighting="uniform")
     options = {"stage1_rounds": 2, "stage2_rounds": 1}
-    method = toy.make_method(task, "dp_fedavg+fedobd", context, fedobd=options)
-    recipe = methods.Recipe(clients=3, epochs=1, lr=0.1)
-    assert method.at(1, ((), ()), recipe)[1].clients == 3
-    with pytest.raises(UserError, match="DpFedAvg accounts for 3 clients a round, and round 2"):
-        method.at(2, ((), ()), recipe)
+    with pytest.raises(UserError, match="accounts for cohorts of one size, and FedOBD changes"):
+        toy.make_method(task, "dp_fedavg+fedobd", context, fedobd=options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curious(Method):
+    """Remembers what it was told last."""
+
+    def init(self, key, view):
+        return jnp.zeros(4)
+
+    def revise(self, state, key, params, aggregate, report):
+        return jnp.stack([jnp.float32(field) for field in report])
+
+
+def test_beside_a_private_method_nobody_is_told_what_the_clients_report():
+    told = Report(*map(jnp.float32, (1.0, 2.0, 3.0, 4.0)))
+    open_state, _ = chain(Curious(), Method()).revise((0, ()), jax.random.key(0), {}, {}, told)
+    assert open_state.tolist() == [1, 2, 3, 4]
+    state, _ = chain(Curious(), Bounded()).revise((0, ()), jax.random.key(0), {}, {}, told)
+    assert np.isnan(state[0]) and state[1:].tolist() == [0, 0, 0]
+
+
+def test_clip_leaves_parts_of_other_methods_alone(task):
+    method = toy.make_method(task, "clip")
+    parts = {"a": Part(jnp.ones(2)), "control:a": Part(jnp.ones(2))}
+    with pytest.raises(UserError, match="put clip to the right"):
+        method.deselect((), Update(parts, jnp.float32(1)), None)

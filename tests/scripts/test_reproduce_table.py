@@ -125,6 +125,9 @@ def test_rows_are_selected_by_label(tmp_path):
         "FedPT, seed 1",
         "Federated dropout, seed 1",
     ]
+    # FedAvg was not asked for, but ran with seed 0.
+    write_run(planned[0], {}, [])
+    assert plan.shown(planned, chosen) == [run for run in planned if run is not planned[3]]
     with pytest.raises(UserError, match=r"no row is called 'FedAvgM'; use FedAvg; FedPT; "):
         plan.select(planned, "FedAvgM")
 

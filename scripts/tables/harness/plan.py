@@ -131,6 +131,12 @@ def select(runs: Sequence[Run], labels: str) -> list[Run]:
     return [run for run in runs if not wanted or run.row.label in wanted]
 
 
+def shown(runs: Sequence[Run], wanted: Sequence[Run]) -> list[Run]:
+    """The runs that a table shows: of rows that were asked for, or that ran before."""
+    asked = {run.row.label for run in wanted}
+    return [run for run in runs if run.row.label in asked or run.finished]
+
+
 def backbone_directory(out: pathlib.Path, name: str = "") -> pathlib.Path:
     """Where a table in `out` keeps a backbone."""
     return out.resolve() / "backbones" / name
