@@ -54,7 +54,13 @@ def main(_):
     with Progress(wanted) as progress:
         outcome = runs.execute(wanted, parallel, progress)
     if any(run.finished for run in planned):
-        command = machine.command(_TABLE.value, _SCALE.value, seeds=_SEEDS.value, small=_TINY.value)
+        command = machine.command(
+            _TABLE.value,
+            _SCALE.value,
+            seeds=_SEEDS.value,
+            small=_TINY.value,
+            rows=_ROWS.value,
+        )
         _write(table, scale, plan.shown(planned, wanted), outcome.failures, command, out)
     for run, reason in outcome.failures.items():
         print(f"FAILED: {run.name}: {reason}")

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 
-def command(table: str, scale: str, *, seeds: int, small: bool) -> str:
+def command(table: str, scale: str, *, seeds: int, small: bool, rows: str = "") -> str:
     """The command that makes the table again."""
     words = [f"python -m scripts.reproduce_table --table={table} --scale={scale} --out=DIR"]
+    if rows:
+        words.append(f'"--rows={rows}"')
     if seeds:
         words.append(f"--seeds={seeds}")
     if small:
