@@ -73,7 +73,7 @@ class Runner:
         self._task = tasks.Classification(model, units.unit_axes(model, EXAMPLE))
         params = units.init_params(model, jax.random.key(0), EXAMPLE)
         shapes = units.param_shapes(model, EXAMPLE)
-        context = methods.Context(self._task.axes, shapes, split.num_clients, case.clients)
+        context = methods.Context(self._task.axes, shapes, split.num_clients, case.clients, 1)
         spec, sections = _SPECS[case.method]
         on_device = -(-case.clients // jax.device_count())
         self._split = split

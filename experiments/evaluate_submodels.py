@@ -1,6 +1,6 @@
 """Scores sub-models cut out of a run's model, without further training, and exports one of them.
 
-    python -m experiments.evaluate_submodels --workdir=DIR [--rates=0,0.25,0.5] [--seeds=5]
+    python -m experiments.evaluate_submodels --workdir=DIR [--rates=0,0.25,0.5] [--draws=5]
         [--kinds=random,nested,norm] [--widths="dense.*"]
         [--export=MODEL --export_kind=norm --export_rate=0.5]
 
@@ -23,7 +23,7 @@ KINDS = ("random", "nested", "norm")
 _WORKDIR = binary.define_workdir()
 _RATES = flags.DEFINE_list("rates", ["0", "0.25", "0.5", "0.75"], "Shares of units that go.")
 _KINDS = flags.DEFINE_list("kinds", list(KINDS), "How units are chosen: random, nested, norm.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Draws of a random sub-model.", lower_bound=1)
+_DRAWS = flags.DEFINE_integer("draws", 5, "Draws of a random sub-model.", lower_bound=1)
 _WIDTHS = flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths that are cut.")
 _EXPORT = flags.DEFINE_string("export", "", "Directory of an exported sub-model.")
 _EXPORT_KIND = flags.DEFINE_enum("export_kind", "norm", KINDS, "Of the exported sub-model.")
@@ -55,7 +55,7 @@ def main(_):
     check_rules(rule, units, "--widths", bool)
     cut = {width: n for width, n in units.items() if first_match(rule, width, False)}
     evaluator = Evaluator(task, run.experiment.dataset.splits["test"])
-    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _SEEDS.value)
+    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _DRAWS.value)
     directory = pathlib.Path(_WORKDIR.value)
     result = {"round": run.round, "widths": sorted(cut), "rows": rows}
     write_atomically(directory / "submodels.json", to_json(finite(result)))

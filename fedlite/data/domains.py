@@ -27,21 +27,23 @@ def digit_domains(
     """Loads the domains: uint8 [examples, 28, 28, 1], 10 classes, one client of one domain.
 
     Args:
-      clients: their number, as many of each domain; ids are "DOMAIN-NUMBER".
+      clients: their number, at least 3, dealt to the domains evenly; ids are "DOMAIN-NUMBER".
       examples_per_domain: for training, at most 1400; a quarter as many are for the test.
       seed: of the draws.
       validation: see `fedlite.data.splits.with_validation`.
       max_examples_per_client: likewise.
     """
-    each = clients // len(DOMAINS)
-    if clients != each * len(DOMAINS) or not each:
-        raise UserError(f"digit_domains has three domains: clients = {clients} is no multiple of 3")
-    if not each <= examples_per_domain <= 1400:
+    most = -(-clients // len(DOMAINS))
+    if clients < len(DOMAINS):
+        raise UserError(f"digit_domains has three domains: take 3 clients or more, not {clients}")
+    if not 4 * most <= examples_per_domain <= 1400:
         raise UserError(
-            f"examples_per_domain must be {each} (one a client) to 1400, got {examples_per_domain}"
+            f"examples_per_domain must be {4 * most} (4 a client) to 1400, got "
+            f"{examples_per_domain}"
         )
     found = {"train": {}, "test": {}}
-    for domain, source in zip(DOMAINS, _sources(), strict=True):
+    for number, (domain, source) in enumerate(zip(DOMAINS, _sources(), strict=True)):
+        each = (clients + len(DOMAINS) - 1 - number) // len(DOMAINS)
         for part, share in (("train", 1), ("test", 4)):
             arrays = _first(source[part], examples_per_domain // share)
             owners = partitions.stratified(arrays["y"], each, seed)

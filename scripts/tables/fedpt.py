@@ -208,7 +208,7 @@ TABLES = {
     ),
     "frozen_vs_small": Table(
         title="Frozen at random, or not there: as many trained parameters",
-        source="An ablation of fedlite's own; no paper prints this table.",
+        source="An ablation. No paper prints this table.",
         scales={
             "bundled": Scale(
                 rows=_small_rows("mnist5k", rounds=150),

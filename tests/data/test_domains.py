@@ -57,7 +57,14 @@ def test_the_same_seed_gives_the_same_clients(loaded):
     assert not np.array_equal(other.splits["train"].arrays["x"], loaded.splits["train"].arrays["x"])
 
 
-@pytest.mark.parametrize("options", [{"clients": 10}, {"examples_per_domain": 1401}])
+def test_clients_are_dealt_to_the_domains_evenly():
+    split = data.load("digit_domains", clients=5, examples_per_domain=40).splits["train"]
+    domains = [name.split("-")[0] for name in split.client_ids]
+    assert [domains.count(domain) for domain in DOMAINS] == [2, 2, 1]
+    assert split.sizes.tolist() == [20, 20, 20, 20, 40]
+
+
+@pytest.mark.parametrize("options", [{"clients": 2}, {"examples_per_domain": 1401}])
 def test_refusals(options):
-    with pytest.raises(UserError, match=r"multiple of 3|to 1400"):
+    with pytest.raises(UserError, match=r"3 clients or more|to 1400"):
         data.load("digit_domains", **options)

@@ -63,7 +63,7 @@ def test_a_run_is_evaluated_and_a_sub_model_exported(finished, tmp_path, monkeyp
         (workdir / name).write_bytes((finished / name).read_bytes())
     (workdir / "checkpoints").symlink_to(finished / "checkpoints")
     model_dir = tmp_path / "model"
-    options = ("--rates=0,0.5", "--seeds=2", f"--export={model_dir}", "--export_kind=random")
+    options = ("--rates=0,0.5", "--draws=2", f"--export={model_dir}", "--export_kind=random")
     _run(monkeypatch, f"--workdir={workdir}", *options, "--export_seed=1")
     printed = capsys.readouterr().out
     rows = json.loads((workdir / "submodels.json").read_text())["rows"]
