@@ -170,8 +170,13 @@ def test_second_signal_has_its_usual_effect(tmp_path, monkeypatch):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with _hook(monkeypatch, 5, twice), pytest.raises(KeyboardInterrupt):
-        _train(_experiment(), tmp_path)
+    # A shell's background jobs, and so their tests, begin with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _hook(monkeypatch, 5, twice), pytest.raises(KeyboardInterrupt):
+            _train(_experiment(), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_runs_off_the_main_thread(finished, tmp_path):

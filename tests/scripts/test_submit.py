@@ -427,7 +427,7 @@ def test_an_interruption_lets_jobs_write_a_checkpoint(submitit, tmp_path):
     (tmp_path / "program.py").write_text(
         textwrap.dedent(
             """
-            import pathlib, signal
+            import pathlib, signal, time
             from absl import flags
             WORKDIR = flags.DEFINE_string("workdir", None, "")
             def main(_):
@@ -435,7 +435,7 @@ def test_an_interruption_lets_jobs_write_a_checkpoint(submitit, tmp_path):
                 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
                 (there / "ready").touch()
                 while not stopped:
-                    signal.pause()
+                    time.sleep(0.02)
                 (there / "checkpoint").touch()
             """
         )
@@ -443,6 +443,8 @@ def test_an_interruption_lets_jobs_write_a_checkpoint(submitit, tmp_path):
     there = tmp_path / "run"
     there.mkdir()
     script = (
+        # A shell's background jobs, and so their tests, begin with SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import pathlib; from experiments import binary; from scripts.cluster import local, job\n"
         f"there = pathlib.Path({str(there)!r})\n"
         "jobs = [job.Job('j', 'program', (), str(there))]\n"
