@@ -110,8 +110,8 @@ def choose(
     """
     import numpy as np
 
-    from fedlite.methods.federated_dropout import kept_units
     from fedlite.methods.pruning_scores import unit_scores
+    from fedlite.models.sizes import kept_units
 
     if kind == "random":
         rng = np.random.default_rng(seed)

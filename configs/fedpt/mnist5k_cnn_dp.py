@@ -5,8 +5,7 @@
 1,000 clients of four digits, 200 a round. 20,106 of 1,199,882 parameters are trained, sent, clipped
 and noised: 59.7 times fewer bytes each way and, at the same epsilon, noise of a 7.7 times smaller
 norm than on the full network. The noise is solved for epsilon = 8 over the run. For the full
-network: --config.partial_training.freeze="()", and --config.server_optimizer.learning_rate=0.1,
-since at FedPT's rate the noise takes over.
+network: --config.partial_training.freeze="()", and --config.server_optimizer.learning_rate=0.1.
 """
 
 from configs.fedpt import mnist5k_cnn

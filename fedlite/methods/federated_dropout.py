@@ -15,11 +15,7 @@ from fedlite.errors import UserError
 from fedlite.methods.patterns import check_rules, first_match
 from fedlite.methods.registry import register
 from fedlite.methods.submodel import SubModel, width_names
-
-
-def kept_units(total: int, rate: float) -> int:
-    """round((1 - rate) total), at least 1."""
-    return max(1, round(total * (1 - rate)))
+from fedlite.models.sizes import kept_units
 
 
 @register("federated_dropout")

@@ -18,7 +18,7 @@ a comparison of schemes of different sizes would say nothing.
 from collections.abc import Mapping, Sequence
 
 from fedlite.errors import UserError
-from fedlite.models.sizes import parameters, solve
+from fedlite.models.sizes import kept_units, parameters, solve
 from fedlite.models.units import Shape, UnitAxes
 
 KINDS = ("uniform", "ascending", "descending", "middle-heavy", "edges-heavy", "ambient")
@@ -80,11 +80,6 @@ def rate_presets(
     bounds = (0.0, 1e6) if kind == "ambient" else (-1.0, 2.0)
     kept = solve(counts, size, size(uniform), bounds, order=widths)
     return tuple((width, 1 - kept[width] / totals[width]) for width in widths)
-
-
-def kept_units(total: int, rate: float) -> int:
-    """round((1 - rate) total), at least 1: what federated dropout keeps."""
-    return max(1, round(total * (1 - rate)))
 
 
 def _shape(kind: str, x: float) -> float:

@@ -10,6 +10,11 @@ from fedlite.models.units import Shape, UnitAxes
 _HALVINGS = 100
 
 
+def kept_units(total: int, rate: float) -> int:
+    """round((1 - rate) total), at least 1: the units that federated dropout keeps of a width."""
+    return max(1, round(total * (1 - rate)))
+
+
 def parameters(axes: UnitAxes, shapes: Mapping[str, Shape], kept: Mapping[str, int]) -> int:
     """Parameters of the sub-model that keeps so many units.
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.methods import Keys, Report, Update, View, server_view
-from fedlite.methods.federated_dropout import FederatedDropout, kept_units
+from fedlite.methods.federated_dropout import FederatedDropout
 from fedlite.methods.submodel import Kept, mask, put, take
+from fedlite.models.sizes import kept_units
 from fedlite.models.units import UnitAxes, UnitAxis
 from fedlite.wire import Part
 from tests import toy

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.errors import UserError
-from fedlite.methods import federated_dropout
-from fedlite.models.rate_presets import KINDS, kept_units, rate_presets
-from fedlite.models.sizes import parameters, solve
+from fedlite.models.rate_presets import KINDS, rate_presets
+from fedlite.models.sizes import kept_units, parameters, solve
 from fedlite.models.units import UnitAxes, UnitAxis
 
 
@@ -27,7 +26,7 @@ def _network(sizes):
 def _counts(rules, axes, shapes):
     """Units that federated dropout keeps."""
     totals = axes.widths(shapes)
-    return {width: federated_dropout.kept_units(totals[width], rate) for width, rate in rules}
+    return {width: kept_units(totals[width], rate) for width, rate in rules}
 
 
 def test_parameters_of_a_sub_model_by_hand():
@@ -97,12 +96,6 @@ def test_rates_by_hand():
     important = {"w0": 1.0, "w1": 0.5, "w2": 0.0}
     rates = dict(rate_presets("ambient", axes, shapes, names, 0.3, importance=important))
     assert rates["w0"] == 0 and rates["w2"] == pytest.approx(2 * rates["w1"], abs=0.021)
-
-
-@given(st.integers(1, 300), st.floats(0, 1, exclude_max=True))
-@settings(max_examples=50, deadline=None)
-def test_kept_units_are_those_of_federated_dropout(total, rate):
-    assert kept_units(total, rate) == federated_dropout.kept_units(total, rate)
 
 
 @pytest.mark.parametrize(
