@@ -2,6 +2,8 @@
 
 import setuptools
 
+SPEECH = ["espeakng-loader", "soundfile", "scipy", "jiwer"]
+
 setuptools.setup(
     name="fedlite",
     version="0.1.0",
@@ -34,8 +36,11 @@ setuptools.setup(
         "dp-accounting>=0.6",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "hypothesis", "packaging", "pillow", "ruff", "uv"],
-        "speech": ["espeakng-loader", "soundfile", "jiwer"],
+        "test": [
+            *("pytest", "pytest-xdist", "hypothesis", "packaging", "pillow", "ruff", "uv"),
+            *SPEECH,
+        ],
+        "speech": SPEECH,
         "submit": ["submitit"],
         # TensorFlow Federated cannot share an environment with a current JAX:
         # `uv run scripts/export_tff.py` builds one of its own.

@@ -18,8 +18,10 @@ DATASETS = {
     "digits": "fedlite.data.images:digits",
     "glyphs": "fedlite.data.glyphs:glyphs",
     "digit_domains": "fedlite.data.domains:digit_domains",
+    "population": "fedlite.data.population:population",
     "shakespeare": "fedlite.data.shakespeare:shakespeare",
     "rotten_tomatoes": "fedlite.data.reviews:rotten_tomatoes",
+    "speech": "fedlite.data.speech:speech",
     # TensorFlow Federated's, from its SQLite files.
     "emnist": "fedlite.data.tff:emnist",
     "cifar100_tff": "fedlite.data.tff:cifar100",
@@ -30,6 +32,8 @@ DATASETS = {
     "cifar100": "fedlite.data.tfds:cifar100",
     "fashion_mnist": "fedlite.data.tfds:fashion_mnist",
     "imdb_reviews": "fedlite.data.tfds:imdb_reviews",
+    # LibriSpeech's, from its extracted archives.
+    "librispeech": "fedlite.data.librispeech:librispeech",
 }
 
 

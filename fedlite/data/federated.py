@@ -6,11 +6,32 @@ than memory.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fedlite.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientNumbers(Sequence):
+    """Ids of clients without names: their numbers, of equal width, made when they are asked for.
+
+    A tuple of a million strings takes 60 MB and most of a second.
+
+    Attributes:
+      clients: their number.
+    """
+
+    clients: int
+
+    def __len__(self) -> int:
+        return self.clients
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(self.clients)))
+        return f"{range(self.clients)[index]:0{len(str(self.clients - 1))}d}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,14 +41,18 @@ class Split:
     Attributes:
       arrays: named arrays, each [examples, ...]. Every task reads "x" and "y". Images are
         uint8 [examples, height, width, channels] and labels int32 [examples]; text is
-        int32 tokens [examples, length] with "y" the token that follows each "x".
+        int32 tokens [examples, length] with "y" the token that follows each "x". Speech is
+        float16 features [examples, max_frames, mels] with "frames", int32 [examples], how
+        many are real, and "y", int32 token ids [examples, max_labels], padded with 0; all
+        splits of a set have the same max_frames and max_labels.
       offsets: int64 [clients + 1]; client `i` owns examples `offsets[i]:offsets[i + 1]`.
-      client_ids: one string a client, unique, in the order of `offsets`.
+      client_ids: one string a client, unique, in the order of `offsets`: a tuple, or
+        `ClientNumbers` for large populations.
     """
 
     arrays: Mapping[str, np.ndarray]
     offsets: np.ndarray
-    client_ids: tuple[str, ...]
+    client_ids: Sequence[str]
 
     def __post_init__(self):
         examples = {name: len(array) for name, array in self.arrays.items()}
@@ -44,7 +69,8 @@ class Split:
                 f"offsets must rise from 0 to the number of examples ({self.num_examples}), "
                 f"got {self.offsets[0]} to {self.offsets[-1]}"
             )
-        if len(set(self.client_ids)) != len(self.client_ids):
+        numbered = isinstance(self.client_ids, ClientNumbers)
+        if not numbered and len(set(self.client_ids)) != len(self.client_ids):
             raise UserError("client ids must be unique")
 
     @property
@@ -78,10 +104,12 @@ class FederatedDataset:
         a split need not be those of another.
       num_classes: labels, or the size of the vocabulary.
       kind: "image" (classification of uint8 images), "text" (classification of token
-        sequences) or "language" (the next token).
-      vocabulary: the tokens by id where there are any, else empty.
+        sequences), "language" (the next token) or "speech" (transcription).
+      vocabulary: the tokens by id where there are any, else empty. That of speech begins with
+        "", the blank of CTC, which is also padding.
       ignored_tokens: ids that a language task leaves out of accuracy (padding, out of
         vocabulary, end of sentence); id 0 is always padding and carries no loss.
+      separator: joins the tokens of a transcript: "" for characters, " " for words.
     """
 
     name: str
@@ -90,3 +118,4 @@ class FederatedDataset:
     kind: str = "image"
     vocabulary: tuple[str, ...] = ()
     ignored_tokens: tuple[int, ...] = ()
+    separator: str = ""
