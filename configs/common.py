@@ -81,8 +81,22 @@ def base(
     config.backbone = ml_collections.ConfigDict({"path": "", "digest": "", "skip": backbone.SKIP})
     # Text file of word vectors, such as GloVe's, with which the embedding begins; "": none.
     config.word_vectors = ""
-    # Of images: standardize each, crop to a size (0: whole), mirror at random.
-    config.task = ml_collections.ConfigDict({"standardize": False, "crop": 0, "flip": False})
+    # Of images: standardize each, crop to a size (0: whole), mirror at random. Of speech, see
+    # fedlite/tasks/speech.py: SpecAugment's masks along time and mels and their greatest lengths,
+    # beam of the last evaluation's search (0: none), numbers of frames to which batches are cut.
+    config.task = ml_collections.ConfigDict(
+        {
+            "standardize": False,
+            "crop": 0,
+            "flip": False,
+            "time_masks": 0,
+            "time_mask": 0,
+            "frequency_masks": 0,
+            "frequency_mask": 0,
+            "beam": 0,
+            "buckets": (),
+        }
+    )
     config.method = method
     for name in methods.names():
         if options := methods.options(name):

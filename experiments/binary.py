@@ -74,16 +74,39 @@ def guarded(main: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
         try:
             return main(argv)
         except UserError as error:
-            fail(error)
+            _fail_together(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             fail(f"{error}: make room and run the same command again, which resumes")
         except KeyboardInterrupt:
             print("interrupted; the same command resumes or begins again", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            from fedlite.federated import processes
+
+            if not (message := processes.lost(error)):
+                raise
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            # An exit in good order would wait for the process that is gone.
+            os._exit(1)
 
     return run
+
+
+def _fail_together(error: UserError):
+    """Exits with code 2: in all processes where one failed before training, which one tells."""
+    from fedlite.federated import processes
+
+    try:
+        if not processes.settled():
+            processes.settle(error)
+    except processes.AgreedError as agreed:
+        error = agreed
+    agreed = isinstance(error, processes.AgreedError)
+    if agreed and processes.index():
+        sys.exit(2)
+    fail(error if agreed or processes.count() == 1 else f"process {processes.index()}: {error}")
 
 
 def require(**values):
@@ -94,17 +117,20 @@ def require(**values):
 
 
 def start_jax():
-    """Finds the devices, and keeps compiled programs so that a second start is fast.
+    """Finds the devices and other processes, and keeps compiled programs for a fast second start.
 
-    Programs lie in JAX_COMPILATION_CACHE_DIR, else in xla/ in fedlite's cache.
+    Programs lie in JAX_COMPILATION_CACHE_DIR, else in xla/ in fedlite's cache. Of several processes
+    (see `fedlite.federated.processes`) only process 0 writes to stdout.
 
     Raises:
-      UserError: JAX finds no device.
+      UserError: JAX finds no device, or not the other processes.
     """
     import jax
 
     from fedlite.data import cache
+    from fedlite.federated import processes
 
+    processes.start()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -116,6 +142,8 @@ def start_jax():
             f"JAX finds no device with JAX_PLATFORMS {platforms} ({_text(error)}): set it to cpu, "
             "or to what this machine has"
         ) from error
+    if processes.index():
+        sys.stdout = open(os.devnull, "w")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

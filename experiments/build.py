@@ -17,6 +17,7 @@ import numpy as np
 
 from configs import common
 from experiments import binary
+from experiments.build_task import build_task
 from fedlite import data, methods, models, tasks
 from fedlite.data import glove
 from fedlite.data.federated import FederatedDataset
@@ -53,6 +54,11 @@ _RANGES = {
     "server_optimizer.b2": (0.0, 0.9999999),
     "server_optimizer.eps": (1e-12, 1e6),
     "task.crop": (0, 10**4),
+    "task.time_masks": (0, 100),
+    "task.time_mask": (0, 10**6),
+    "task.frequency_masks": (0, 100),
+    "task.frequency_mask": (0, 10**4),
+    "task.beam": (0, 10**4),
 }
 
 
@@ -88,7 +94,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             )
         model = models.build(model_name, num_classes=dataset.num_classes, **options)
     model = adapters.wrap(model, **given["adapters"])
-    task = _task(dataset, given["task"], model)
+    task = build_task(dataset, given["task"], model)
     x = dataset.splits["train"].arrays["x"]
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     example = jax.eval_shape(lambda x: task.inputs(x, None, False), example)
@@ -317,27 +323,6 @@ def _options(section: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != "name"}
 
 
-def _task(dataset: FederatedDataset, section: Mapping[str, Any], model) -> tasks.Task:
-    empty = units.UnitAxes({})
-    if dataset.kind == "language":
-        _refuse_image_options(dataset, section)
-        return tasks.LanguageModel(model, empty, ignored=tuple(dataset.ignored_tokens))
-    if dataset.kind == "text":
-        _refuse_image_options(dataset, section)
-    elif section["crop"] > min(dataset.splits["train"].arrays["x"].shape[1:3]):
-        raise UserError(
-            f"task.crop = {section['crop']} is larger than the images of {dataset.name!r}, "
-            f"{dataset.splits['train'].arrays['x'].shape[1:3]}"
-        )
-    return tasks.Classification(model, empty, **section)
-
-
-def _refuse_image_options(dataset: FederatedDataset, section: Mapping[str, Any]):
-    for key, value in section.items():
-        if value:
-            raise UserError(f"task.{key} is for images, but {dataset.name!r} is text; unset it")
-
-
 def _with_axes(task: tasks.Task, model, example, model_name: str, dataset_name: str) -> tasks.Task:
     try:
         axes = units.unit_axes(model, example)
@@ -356,7 +341,7 @@ def _with_axes(task: tasks.Task, model, example, model_name: str, dataset_name: 
             f"{np.dtype(example.dtype)}{list(example.shape[1:])}: choose another model.name "
             f"({str(error).splitlines()[0][:150]})"
         ) from error
-    expected = 3 if isinstance(task, tasks.LanguageModel) else 2
+    expected = 3 if isinstance(task, tasks.LanguageModel | tasks.Speech) else 2
     if len(out.shape) != expected:
         raise UserError(
             f"model {model_name!r} gives logits of {len(out.shape)} axes, but the task of "

@@ -6,8 +6,9 @@
 
 A sub-model of rate r keeps round((1 - r) n) units of each width: drawn at random (a mean over
 seeds), nested (the first), or by norm (those with the greatest L2 norm of the kernel entries that
-leave with the unit). It prints a table of size against test accuracy and writes it to
-DIR/submodels.json, .png and .pdf. An exported model loads by `fedlite.models.export.load`.
+leave with the unit). It prints a table of size against the task's metric on the test set (accuracy,
+or the word error rate of speech) and writes it to DIR/submodels.json, .png and .pdf. An exported
+model loads by `fedlite.models.export.load`.
 """
 
 import pathlib
@@ -55,12 +56,13 @@ def main(_):
     check_rules(rule, units, "--widths", bool)
     cut = {width: n for width, n in units.items() if first_match(rule, width, False)}
     evaluator = Evaluator(task, run.experiment.dataset.splits["test"])
-    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _DRAWS.value)
+    metric = task.metric
+    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _DRAWS.value, metric)
     directory = pathlib.Path(_WORKDIR.value)
     result = {"round": run.round, "widths": sorted(cut), "rows": rows}
     write_atomically(directory / "submodels.json", to_json(finite(result)))
-    draw(rows, run.experiment.names, directory / "submodels")
-    print(table(rows))
+    draw(rows, run.experiment.names, directory / "submodels", metric)
+    print(table(rows, metric))
     if _EXPORT.value:
         kind, rate, seed = _EXPORT_KIND.value, _EXPORT_RATE.value, _EXPORT_SEED.value
         chosen = sub_model(task.axes, params, choose(kind, task.axes, params, cut, rate, seed))
@@ -135,8 +137,10 @@ def sub_model(axes, params: Mapping[str, Any], units: Mapping[str, Any]) -> dict
     return {path: np.asarray(take(axes.of(path), value, kept)) for path, value in params.items()}
 
 
-def evaluate(axes, params, widths, evaluator, rates, kinds, seeds: int) -> list[dict[str, Any]]:
-    """A row a kind and rate: size and accuracy, with the deviation over the seeds of "random"."""
+def evaluate(
+    axes, params, widths, evaluator, rates, kinds, seeds: int, metric
+) -> list[dict[str, Any]]:
+    """A row a kind and rate: size and metric, with the deviation over the seeds of "random"."""
     import numpy as np
 
     total = sum(np.size(value) for value in params.values())
@@ -148,36 +152,37 @@ def evaluate(axes, params, widths, evaluator, rates, kinds, seeds: int) -> list[
                 cut = sub_model(axes, params, choose(kind, axes, params, widths, rate, seed))
                 found.append(evaluator(cut))
             size = sum(np.size(value) for value in cut.values())
-            accuracies = [metrics["accuracy"] for metrics in found]
+            values = [metrics[metric.name] for metrics in found]
             rows.append(
                 {
                     "rate": rate,
                     "kind": kind,
                     "params": int(size),
                     "share": float(size / total),
-                    "accuracy": float(np.mean(accuracies)),
-                    "accuracy_std": float(np.std(accuracies)),
-                    "accuracies": accuracies,
+                    metric.name: float(np.mean(values)),
+                    f"{metric.name}_std": float(np.std(values)),
+                    metric.plural: values,
                     "loss": float(np.mean([metrics["loss"] for metrics in found])),
                 }
             )
     return rows
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], metric) -> str:
     """The rows as text."""
-    lines = [f"{'rate':>6} {'kind':<7} {'params':>12} {'share':>6} {'accuracy':>9} {'loss':>8}"]
+    name = metric.name
+    lines = [f"{'rate':>6} {'kind':<7} {'params':>12} {'share':>6} {name:>9} {'loss':>8}"]
     for row in rows:
-        spread = f" +- {row['accuracy_std']:.4f}" if len(row["accuracies"]) > 1 else ""
+        spread = f" +- {row[f'{name}_std']:.4f}" if len(row[metric.plural]) > 1 else ""
         lines.append(
             f"{row['rate']:6.3g} {row['kind']:<7} {row['params']:12,} {row['share']:6.3f} "
-            f"{row['accuracy']:9.4f} {row['loss']:8.4f}{spread}"
+            f"{row[name]:9.4f} {row['loss']:8.4f}{spread}"
         )
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], stem: pathlib.Path):
-    """Size against accuracy, a line a kind: STEM.png and STEM.pdf."""
+def draw(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], stem: pathlib.Path, metric):
+    """Size against the metric, a line a kind: STEM.png and STEM.pdf."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -188,13 +193,13 @@ def draw(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], stem: path
         own = [row for row in rows if row["kind"] == kind]
         axis.errorbar(
             [row["params"] for row in own],
-            [row["accuracy"] for row in own],
-            [row["accuracy_std"] for row in own],
+            [row[metric.name] for row in own],
+            [row[f"{metric.name}_std"] for row in own],
             marker="o",
             capsize=3,
             label=kind,
         )
-    axis.set(xlabel="parameters of the sub-model", ylabel="test accuracy")
+    axis.set(xlabel="parameters of the sub-model", ylabel=f"test {metric.name}")
     axis.set_title(f"Sub-models: {names['method']} on {names['dataset']}", fontsize=10)
     axis.legend(frameon=False)
     for suffix in (".png", ".pdf"):
@@ -208,6 +213,7 @@ def _export(run, params, how: Mapping[str, Any], evaluator):
     experiment, config = run.experiment, run.experiment.config
     x = experiment.dataset.splits["test"].arrays["x"]
     metrics = evaluator(params)
+    metric = experiment.task.metric.name
     export.save(
         _EXPORT.value,
         params,
@@ -218,15 +224,15 @@ def _export(run, params, how: Mapping[str, Any], evaluator):
         adapter=config["adapters"],
         facts={
             "cut": dict(how),
-            # Images of uint8 are divided by 255 first; see `fedlite.tasks.Classification`.
+            # Images of uint8 are divided by 255 first; see `inputs` of the task in `fedlite.tasks`.
             "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype), **config["task"]},
             "dataset": experiment.names["dataset"],
             "method": experiment.names["method"],
             "round": run.round,
-            "accuracy": metrics["accuracy"],
+            metric: metrics[metric],
         },
     )
-    print(f"exported to {_EXPORT.value}: accuracy {metrics['accuracy']:.4f}")
+    print(f"exported to {_EXPORT.value}: {metric} {metrics[metric]:.4f}")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def main(_):
     split = experiment.dataset.splits["train"]
     params = train(experiment.task, experiment.init_params(), split, options, experiment.seed)
     metrics = Evaluator(experiment.task, experiment.dataset.splits["test"])(params)
-    metrics = {name: metrics[name] for name in ("accuracy", "loss")}
+    metric = experiment.task.metric.name
+    metrics = {name: metrics[name] for name in (metric, "loss")}
     facts = {
         "config": {name: experiment.config[name] for name in ("dataset", "model", "task", "seed")},
         "training": dataclasses.asdict(options),
@@ -157,8 +158,8 @@ def main(_):
     }
     saved = backbone.save(_WORKDIR.value, params, facts)
     print(
-        f"{experiment.names['model']} on {experiment.names['dataset']}: accuracy "
-        f"{metrics['accuracy']:.4f}, digest {saved['digest'][:16]}, in {_WORKDIR.value}"
+        f"{experiment.names['model']} on {experiment.names['dataset']}: {metric} "
+        f"{metrics[metric]:.4f}, digest {saved['digest'][:16]}, in {_WORKDIR.value}"
     )
 
 

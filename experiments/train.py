@@ -3,17 +3,23 @@
     python -m experiments.train --config=configs/fedavg/mnist5k_cnn.py --workdir=DIR \
         [--config.rounds=100 ...]
 
+--profile_rounds=N also traces N rounds, from the second on, for TensorBoard or ui.perfetto.dev,
+into DIR/profile.
+
 The directory holds config.json, metrics.jsonl, summary.json, checkpoints/ and tensorboard/.
 Run again in the same directory to resume. SIGTERM and SIGINT finish the running rounds, write a
 checkpoint and exit with 0; bad input exits with 2 before anything is compiled or written.
 """
 
-from absl import app
+from absl import app, flags
 
 from experiments import binary
 
 _CONFIG = binary.define_config()
 _WORKDIR = binary.define_workdir()
+_PROFILE_ROUNDS = flags.DEFINE_integer(
+    "profile_rounds", 0, "Rounds to trace into DIR/profile, after the first of this start.", 0
+)
 
 
 def main(_):
@@ -25,7 +31,7 @@ def main(_):
 
     binary.start_jax()
     workdir = Workdir(_WORKDIR.value)
-    summary = training.train(build(_CONFIG.value), workdir)
+    summary = training.train(build(_CONFIG.value), workdir, _PROFILE_ROUNDS.value)
     if summary is None:
         print(f"Stopped by a signal; the same command resumes the run in {workdir.path}.")
         return

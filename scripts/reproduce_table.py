@@ -37,7 +37,7 @@ def main(_):
     """Makes the table of the flags."""
     binary.require(table=_TABLE.value, out=_OUT.value)
     from scripts import tables
-    from scripts.tables.harness import computed, machine, plan, prepare, runs
+    from scripts.tables.harness import after, computed, machine, plan, prepare, runs
     from scripts.tables.harness.progress import Progress
 
     table = tables.load(_TABLE.value)
@@ -53,6 +53,7 @@ def main(_):
     prepare.prepare(scale, out, small=_TINY.value)
     with Progress(wanted) as progress:
         outcome = runs.execute(wanted, parallel, progress)
+    failures = {**outcome.failures, **({} if outcome.stopped else after.score(scale, wanted))}
     if any(run.finished for run in planned):
         command = machine.command(
             _TABLE.value,
@@ -61,12 +62,12 @@ def main(_):
             small=_TINY.value,
             rows=_ROWS.value,
         )
-        _write(table, scale, plan.shown(planned, wanted), outcome.failures, command, out)
-    for run, reason in outcome.failures.items():
+        _write(table, scale, plan.shown(planned, wanted), failures, command, out)
+    for run, reason in failures.items():
         print(f"FAILED: {run.name}: {reason}")
     if outcome.stopped:
         print("Stopped before all rows were finished; the same command resumes.")
-    if outcome.failures:
+    if failures:
         sys.exit(1)
 
 

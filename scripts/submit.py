@@ -4,11 +4,13 @@
         [--config.rounds=500 ...] [--sweep=client_optimizer.learning_rate=0.05,0.1 ...] \
         [--cluster=slurm --partition=P --gpus_per_node=1 --time=4:00:00 ...]
     python -m scripts.submit --table=fedpt/emnist --scale=bundled --workdir=DIR [...]
+    python -m scripts.submit --config=... --workdir=DIR --nodes=2 [--tasks_per_node=4] [...]
 
 Several jobs are one array: a sweep's has a job a value (several sweeps make a grid), each in a
 directory of its own in DIR; a table's has one a row and seed, in the DIR that reproduce_table knows
 as --out. What is finished is not submitted again, so the same command resumes. DIR/submit holds
-logs and submitit's files, and must be seen by all nodes.
+logs and submitit's files, and must be seen by all nodes. The tasks of a job (one a node, or one a
+GPU by --tasks_per_node) train one model together.
 
 --cluster=dry prints the batch file and writes nothing; local runs the jobs here, `--parallel` at a
 time. A job that is preempted or comes to its time limit writes a checkpoint and is put back into
@@ -18,6 +20,7 @@ Exit code: 0, 1 if a job left no result, 2 for bad input, 130 where the waiting 
 (jobs on Slurm go on). See docs/clusters.md.
 """
 
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -45,7 +48,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 0, "Runs of a row; 0 for the table's own 
 _TINY = flags.DEFINE_bool("tiny", False, "The table's rows at a tiny size.")
 _CLUSTER = flags.DEFINE_enum("cluster", "slurm", ["slurm", "local", "dry"], "Where jobs run.")
 _WAIT = flags.DEFINE_bool("wait", True, "Wait for the jobs and report what became of them.")
-_NODES = flags.DEFINE_integer("nodes", 1, "Of a job.", 1)
+_NODES = flags.DEFINE_integer("nodes", 1, "Of a job; all of them train one model.", 1)
 _TASKS_PER_NODE = flags.DEFINE_integer("tasks_per_node", 1, "Processes of a job on a node.", 1)
 _GPUS_PER_NODE = flags.DEFINE_integer("gpus_per_node", 0, "Of a job; it uses all of them.", 0)
 _CPUS_PER_TASK = flags.DEFINE_integer("cpus_per_task", 0, "0 for the partition's default.", 0)
@@ -73,14 +76,14 @@ def main(_):
     logs = workdir / "submit"
     if _CLUSTER.value == "dry":
         for stage in stages:
-            print(_dry(stage, name, resources, logs))
+            print(_dry(stage, name, _of_stage(stage, resources), logs))
         return
     if not _WAIT.value and (_CLUSTER.value == "local" or len(stages) > 1):
         raise UserError("--nowait is for one array on Slurm; leave it away here")
     _make_directory(logs)
     failures = {}
     for stage in stages:
-        failures = _execute(stage, name, resources, logs)
+        failures = _execute(stage, name, _of_stage(stage, resources), logs)
         if failures:
             break
     for job, why in failures.items():
@@ -92,10 +95,16 @@ def main(_):
 
 
 def _resources() -> Resources:
-    if _NODES.value * _TASKS_PER_NODE.value > 1:
+    tasks, gpus = _TASKS_PER_NODE.value, _GPUS_PER_NODE.value
+    if _CLUSTER.value == "local" and _NODES.value * tasks > 1:
         raise UserError(
-            f"--nodes={_NODES.value} --tasks_per_node={_TASKS_PER_NODE.value}: an experiment runs "
-            "in one process, on all the devices of its node; take 1 of both, and --gpus_per_node"
+            f"--nodes={_NODES.value} --tasks_per_node={tasks}: --cluster=local runs a job in one "
+            "process; take 1 of both, or start the processes by hand (docs/clusters.md)"
+        )
+    if gpus and tasks not in (1, gpus):
+        raise UserError(
+            f"--tasks_per_node={tasks} for --gpus_per_node={gpus}: take 1, which uses all GPUs of "
+            f"its node, or {gpus}, one for each GPU"
         )
     minutes = _minutes(_TIME.value)
     if _GRACE.value >= 60 * minutes:
@@ -108,13 +117,20 @@ def _resources() -> Resources:
         minutes=minutes,
         grace=_GRACE.value,
         nodes=_NODES.value,
-        tasks_per_node=_TASKS_PER_NODE.value,
-        gpus_per_node=_GPUS_PER_NODE.value,
+        tasks_per_node=tasks,
+        gpus_per_node=gpus,
         cpus_per_task=_CPUS_PER_TASK.value,
         partition=_PARTITION.value,
         parallel=_PARALLEL.value,
         extra={key: value for key, _, value in extra},
     )
+
+
+def _of_stage(jobs: Sequence[Job], resources: Resources) -> Resources:
+    """The resources; one task where a program is not made for several, as for the backbones."""
+    if all(job.module == "experiments.train" for job in jobs):
+        return resources
+    return dataclasses.replace(resources, nodes=1, tasks_per_node=1)
 
 
 def _minutes(text: str) -> int:

@@ -4,15 +4,19 @@ A checkpoint holds the leaves of a tree as flat arrays, the clients' own state, 
 of progress with the name, shape, type and checksum of every array. The clients' state, which may
 be larger than memory, is written and read piece by piece, a file an array. Orbax writes to a
 temporary name and renames at the end.
+
+Of several processes, process 0 alone writes and reads; `shared` hands the others what it read, so
+they need not see its directory.
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +25,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fedlite.data.federated import FederatedDataset
+from fedlite.data.mapped import RowReader
 from fedlite.errors import UserError
-from fedlite.federated.store import ArrayFile, chunks
+from fedlite.federated import processes
+from fedlite.federated.store import ArrayFile, chunks, pieces
 
 _FORMAT = 3
 _CLIENTS, _MANIFEST = "clients", "arrays.json"
@@ -34,7 +40,7 @@ class Restored(NamedTuple):
 
     round: int
     tree: Any
-    clients: dict[str, ArrayFile]
+    clients: dict[str, Any]
     progress: dict[str, Any]
 
 
@@ -71,13 +77,23 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
         """With `read_only` nothing is changed, so that a run may be writing there."""
         self._directory, self._read_only = directory, read_only
+        multiprocessing = ocp.options.MultiprocessingOptions()
+        if processes.count() > 1:
+            # Orbax would wait for the others, which have no checkpoints of their own.
+            multiprocessing = ocp.options.MultiprocessingOptions(
+                primary_host=processes.index(), active_processes={processes.index()}
+            )
+            if not read_only:
+                # It refuses to make the directory then.
+                directory.mkdir(exist_ok=True)
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
                 item_names=("arrays", _CLIENTS, "progress"),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=None if read_only else keep,
-                    create=not read_only,
+                    create=not read_only and processes.count() == 1,
+                    multiprocessing_options=multiprocessing,
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
                     enable_async_checkpointing=False,
@@ -99,6 +115,9 @@ class Checkpoints:
           clients: arrays by name, any of which may grow from one checkpoint to the next;
             those with `chunks` (`fedlite.federated.store.Rows`) are read piece by piece.
           progress: JSON values.
+
+        Raises:
+          OSError: it could not be written, for want of room for example; older ones are whole.
         """
         leaves = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
         contents = {
@@ -108,16 +127,24 @@ class Checkpoints:
             "checksums": _checksums(leaves),
             "progress": progress,
         }
-        self._manager.save(
-            round_number,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_full(leaves)),
-                clients=_Arrays(clients),
-                progress=ocp.args.JsonSave(contents),
-            ),
-            force=True,
-        )
-        self._manager.wait_until_finished()
+        try:
+            with _quiet():
+                self._manager.save(
+                    round_number,
+                    args=ocp.args.Composite(
+                        arrays=ocp.args.StandardSave(_full(leaves)),
+                        clients=_Arrays(clients),
+                        progress=ocp.args.JsonSave(contents),
+                    ),
+                    force=True,
+                )
+                self._manager.wait_until_finished()
+        except ValueError as error:
+            # Tensorstore has no OSError; the system's reason stands in its text.
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if (reason := os.strerror(number)) in str(error):
+                    raise OSError(number, reason, str(self._directory)) from error
+            raise
 
     def restore(self, template: Any) -> Restored | None:
         """The newest checkpoint that can be read, or None where there is none.
@@ -216,8 +243,52 @@ def fingerprint(dataset: FederatedDataset) -> str:
         rows = np.linspace(0, split.num_examples - 1, min(split.num_examples, 4096)).astype(int)
         for key, array in sorted(split.arrays.items()):
             crc = zlib.crc32(f"{key} {array.dtype} {array.shape}".encode(), crc)
-            crc = zlib.crc32(np.ascontiguousarray(array[rows]).tobytes(), crc)
+            crc = zlib.crc32(RowReader(array).take(rows).tobytes(), crc)
     return f"{crc:08x}"
+
+
+def shared(restored: Restored | None, template: Any) -> Restored | None:
+    """What process 0 restored, in all processes; a collective operation.
+
+    The clients' arrays are sent when their `chunks` are asked for, which all processes must do in
+    the same order.
+
+    Args:
+      restored: in process 0; the others' is not looked at.
+      template: a tree of the shapes that the run has, as of `Checkpoints.restore`.
+    """
+    if processes.count() == 1:
+        return restored
+    header = None
+    if restored is not None:
+        described = {k: [list(a.shape), a.dtype.name] for k, a in restored.clients.items()}
+        header = [restored.round, described, restored.progress]
+    header = processes.broadcast_json(header)
+    if header is None:
+        return None
+    number, described, progress = header
+    source = template if restored is None else restored.tree
+    tree = jax.tree.map(processes.broadcast_array, source)
+    clients = {
+        name: _Sent(tuple(shape), np.dtype(dtype), restored and restored.clients[name])
+        for name, (shape, dtype) in described.items()
+    }
+    return Restored(number, tree, clients, progress)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sent:
+    """An array that process 0 reads piece by piece, and sends to the others."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    source: ArrayFile | None
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        blocks = None if self.source is None else self.source.chunks()
+        for begin, end in pieces(self.shape, self.dtype.itemsize):
+            empty = np.zeros((end - begin, *self.shape[1:]), self.dtype)
+            yield processes.broadcast_array(empty if blocks is None else next(blocks))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The engine: compiles rounds and runs them on one or several devices.
+"""The engine: compiles rounds and runs them on one or several devices, of one or several processes.
 
 How clients are mapped onto a device is set by `clients_per_chunk` and `unroll`; results do
 not depend on it but for float rounding.
@@ -37,7 +37,7 @@ class EngineOptions:
       clients_per_chunk: clients that vmap trains together; 0 chooses by the backend.
       unroll: whether clients and steps are unrolled in the program instead of looped.
       rounds_per_dispatch: at most so many rounds a program call; 0 chooses.
-      devices: number of devices to use; 0 for all.
+      devices: number of devices to use; 0 for all, of all processes.
       resident_bytes: a data set up to this size lies on the devices.
       uniform: whether clients weigh the same, not by their examples (changes results, too).
       participation: how cohorts are drawn, see `sample_cohort` (changes results, too).
@@ -115,6 +115,11 @@ class Engine:
         seed: int,
     ):
         available = jax.devices()
+        if jax.process_count() > 1 and options.devices not in (0, len(available)):
+            raise UserError(
+                f"devices = {options.devices}, but {jax.process_count()} processes show "
+                f"{len(available)}: several processes use all of them, set devices = 0"
+            )
         if options.devices > len(available):
             raise UserError(
                 f"devices = {options.devices}, but this machine shows {len(available)}; use 0 for "
@@ -126,12 +131,14 @@ class Engine:
                 "another one counts, which the privacy guarantee does not cover: set "
                 "over_selection = 1 and deadline = 0; failure_rate may stay"
             )
-        self.devices = available[: options.devices or len(available)]
+        self.devices = devices_lib.by_process(available[: options.devices or len(available)])
+        self._own = devices_lib.own_positions(self.devices)
         self.task, self.method, self.recipe = task, method, recipe
         self.options, self.seed = options, seed
         self.compile_seconds = 0.0
         self.split = split
         self._sizes, self._starts = split.sizes, split.offsets[:-1]
+        self._max_size = int(self._sizes.max())
         self._client_optimizer, self._server_optimizer = client_optimizer, server_optimizer
         self._feed = make_feed(split, self.devices, options.resident_bytes)
         self._key = jax.random.key(seed)
@@ -196,20 +203,30 @@ class Engine:
             self._feed.prefetch(self._layouts(recipe, first + count, 1)[0])
         room = self.max_rounds
         padded = fed.layouts + [fed.layouts[-1]] * (room - count)
-        # [devices, rounds, chunks, ...]
+        # Of this process's devices: [devices, rounds, chunks, ...]
         cohorts = jax.tree.map(
-            lambda *leaves: np.stack(leaves, axis=1), *(layout.cohort for layout in padded)
+            lambda *leaves: np.stack(leaves, axis=1)[self._own],
+            *(layout.cohort for layout in padded),
         )
         mine = self._store.gather(cohorts.ids)
-        if len(self.devices) == 1:
-            cohorts, mine = jax.tree.map(lambda leaf: leaf[0], (cohorts, mine))
         lrs = np.full(room, recipe.lr, np.float32)
         scalars = (np.int32(first), np.int32(count), self._key)
+        if len(self.devices) == 1:
+            cohorts, mine = jax.tree.map(lambda leaf: leaf[0], (cohorts, mine))
+            # Explicit, so that `jax.transfer_guard` tells of all others.
+            cohorts, mine, lrs, scalars = jax.device_put(
+                (cohorts, mine, lrs, scalars), self.devices[0]
+            )
+        else:
+            cohorts, mine = devices_lib.spread((cohorts, mine), self.devices)
         arguments = (server, mine, fed.arrays, cohorts, lrs, *scalars)
         server, mine, metrics = self._program(method, recipe, arguments)(*arguments)
-        metrics = jax.tree.map(np.asarray, metrics)
         if len(self.devices) == 1:
-            metrics, mine = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (metrics, mine))
+            metrics, mine = jax.device_get((metrics, mine))
+            metrics, mine = jax.tree.map(lambda leaf: leaf[None], (metrics, mine))
+        else:
+            # The whole cohort's states go to every process, so that all have the same store.
+            metrics, mine = devices_lib.fetch((metrics, mine))
         if self._store.stateful:
             self._store.scatter(np.stack([fed.layouts[0].cohort.ids], axis=1), mine)
         once = self._once_bytes(method, server)
@@ -249,7 +266,7 @@ class Engine:
             )
             for ids, answer in zip(cohorts, answers)
         ]
-        return layouts, answers
+        return [devices_lib.balanced(layout) for layout in layouts], answers
 
     def _answers(self, recipe: Recipe, round_number: int, ids: np.ndarray) -> Answers:
         steps = recipe.epochs * -(-self._sizes[ids] // self.options.batch_size)
@@ -263,7 +280,7 @@ class Engine:
             optimizer=self._client_optimizer,
             epochs=recipe.epochs,
             batch_size=self.options.batch_size,
-            max_size=int(self._sizes.max()),
+            max_size=self._max_size,
             unroll=self.options.unroll,
             validation=self.options.validation,
         )
@@ -283,15 +300,19 @@ class Engine:
             function = functools.partial(run_rounds, plan)
             if plan.axis:
                 mapped = jax.pmap(
-                    function,
+                    _gathered(function),
                     AXIS,
                     in_axes=(0, 0, 0, 0, None, None, None, None),
                     devices=self.devices,
                     donate_argnums=0,
                 )
+                mapped.lower(*arguments).compile()
+                # Not what `compile` returns, which would want arrays of all processes: a call
+                # finds the program that was compiled.
+                self._compiled[plan, shapes] = mapped
             else:
                 mapped = jax.jit(function, donate_argnums=0)
-            self._compiled[plan, shapes] = mapped.lower(*arguments).compile()
+                self._compiled[plan, shapes] = mapped.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - begin
         return self._compiled[plan, shapes]
 
@@ -299,6 +320,16 @@ class Engine:
         if method not in self._once:
             self._once[method] = client_once_bytes(method, self.host(server))
         return self._once[method]
+
+
+def _gathered(function):
+    """`run_rounds` within `jax.pmap`, after which every process knows the whole cohort's part."""
+
+    def run(*arguments):
+        server, mine, metrics = function(*arguments)
+        return server, *devices_lib.gather((mine, metrics))
+
+    return run
 
 
 def default_clients_per_chunk(platform: str, clients: int) -> int:

@@ -11,6 +11,7 @@ import optax
 
 from fedlite.errors import UserError
 from fedlite.methods import Method, Report, View
+from fedlite.models import compact
 from fedlite.tasks import Scores, Task
 
 SCHEDULES = ("constant", "cosine")
@@ -126,8 +127,12 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, read: Mapping
 
 
 def values(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters among parts: values by path, without a method's tagged data."""
-    return {path: part.value for path, part in parts.items() if ":" not in path}
+    """What the model reads of parts: no other data of a method than compact kernels' indices."""
+    return {
+        name: part.value
+        for name, part in parts.items()
+        if ":" not in name or compact.is_index(name)
+    }
 
 
 def train_locally(

@@ -20,7 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 
 class ProgressBar:
-    """Rounds, loss, accuracy, MB and clients/s; a context manager.
+    """Rounds, loss, the task's metric, MB and clients/s; a context manager.
 
     On a terminal it is a bar; elsewhere (a log file) a line every `every` seconds.
     """
@@ -30,7 +30,7 @@ class ProgressBar:
         self._title, self._rounds, self._every = title, rounds, every
         self._last = time.monotonic()
         self._bar = None
-        self._accuracy = ""
+        self._metric = ""
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -54,7 +54,7 @@ class ProgressBar:
 
     def update(self, done: int, *, loss: float, megabytes: float, rate: float):
         """After some rounds."""
-        status = f"loss {loss:.3f}{self._accuracy} {megabytes:.1f} MB {rate:.1f} clients/s"
+        status = f"loss {loss:.3f}{self._metric} {megabytes:.1f} MB {rate:.1f} clients/s"
         if self._bar:
             self._bar.update(self._task, completed=done, status=status)
         elif time.monotonic() - self._last > self._every or done == self._rounds:
@@ -63,11 +63,33 @@ class ProgressBar:
             # As it is: a log file has no width, and a method's name is no markup.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def evaluated(self, accuracy: float, epsilon: float | None = None):
+    def evaluated(self, metric: str, value: float, epsilon: float | None = None):
         """After an evaluation."""
-        self._accuracy = f" accuracy {accuracy:.3f}"
+        self._metric = f" {metric} {value:.3f}"
         if epsilon is not None:
-            self._accuracy += f" epsilon {epsilon:.2f}"
+            self._metric += f" epsilon {epsilon:.2f}"
+
+
+class Unseen:
+    """A progress bar and a board for processes other than 0, which show nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def update(self, done: int, **values: float):
+        """As of `ProgressBar`."""
+
+    def evaluated(self, metric: str, value: float, epsilon: float | None = None):
+        """As of `ProgressBar`."""
+
+    def add(self, round_number: int, kind: str, values: Mapping[str, float]):
+        """As of `Board`."""
+
+    def flush(self):
+        """As of `Board`."""
 
 
 class Board:

@@ -3,6 +3,10 @@
 A client's state is one row of a sparse file, read and written where it lies. Memory holds a
 cohort's rows, and a byte a client. The file is not mapped: mapped pages would count as the
 process's own, and grow with every client that took part.
+
+Several processes have the same store each: after a round all get the cohort's new rows, which costs
+the network a cohort's rows a process and round, and each process's disk the whole store; in turn a
+client may be trained anywhere, and process 0 saves them all.
 """
 
 import dataclasses
@@ -65,7 +69,8 @@ class ClientStore:
             # Filled up to the cohort, so that one program makes them whatever their number.
             new = np.resize(clients[~seen], len(clients)).astype(np.int32)
             count = len(clients) - np.count_nonzero(seen)
-            state = jax.tree.leaves(self._init(new))
+            # Cut on the host: on the device each count would be a program of its own.
+            state = jax.device_get(jax.tree.leaves(self._init(jax.device_put(new))))
             rows[~seen] = self._rows(leaf[:count] for leaf in state)
         leaves = [
             np.ascontiguousarray(rows[name]).reshape(*ids.shape, *rows[name].shape[1:])
@@ -153,7 +158,7 @@ class Rows:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """The rows in order, up to `CHUNK_BYTES` at a time."""
-        for begin, end in _pieces(self.shape, 1):
+        for begin, end in pieces(self.shape, 1):
             yield _bytes(self.store._read(self.clients[begin:end]))
 
 
@@ -172,7 +177,7 @@ class ArrayFile:
           OSError: the file is shorter than the array.
         """
         with open(self.path, "rb") as file:
-            for begin, end in _pieces(self.shape, self.dtype.itemsize):
+            for begin, end in pieces(self.shape, self.dtype.itemsize):
                 block = np.empty((end - begin, *self.shape[1:]), self.dtype)
                 if file.readinto(block.reshape(-1).view(np.uint8)) != block.nbytes:
                     raise OSError(f"{self.path} is cut short")
@@ -188,7 +193,8 @@ def chunks(array: Any) -> Iterator[np.ndarray]:
     return array.chunks() if hasattr(array, "chunks") else iter([np.ascontiguousarray(array)])
 
 
-def _pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, int]]:
+def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of an array of up to `CHUNK_BYTES` begin and end along its first axis."""
     row = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
     size = max(1, CHUNK_BYTES // row)
     for begin in range(0, shape[0], size):

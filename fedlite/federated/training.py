@@ -1,8 +1,14 @@
-"""A whole run: rounds, evaluation, checkpoints, metrics, and the summary at its end."""
+"""A whole run: rounds, evaluation, checkpoints, metrics, and the summary at its end.
+
+Several processes do all of it alike, evaluation included, so that none waits for another but in the
+rounds; process 0 alone reads and writes the directory and shows progress.
+"""
 
 import contextlib
 import dataclasses
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,15 +20,17 @@ import optax
 
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
-from fedlite.federated.checkpoint import Checkpoints, fingerprint
+from fedlite.federated import processes
+from fedlite.federated.checkpoint import Checkpoints, fingerprint, shared
 from fedlite.federated.cost import client_cost
 from fedlite.federated.engine import Engine, EngineOptions, RoundResult
 from fedlite.federated.evaluation import Evaluator
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.meter import Meter
 from fedlite.federated.personalization import personalize_run
-from fedlite.federated.progress import Board, ProgressBar
-from fedlite.federated.workdir import Workdir
+from fedlite.federated.profile import Profiler
+from fedlite.federated.progress import Board, ProgressBar, Unseen
+from fedlite.federated.workdir import UnwrittenWorkdir, Workdir, to_json, write_atomically
 from fedlite.methods import Method, Recipe
 from fedlite.tasks import Task
 
@@ -70,8 +78,15 @@ class Experiment:
     personalization: tuple[int, float] = (0, 0.0)
 
 
-def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
+def train(
+    experiment: Experiment, workdir: Workdir, profile_rounds: int = 0
+) -> dict[str, Any] | None:
     """Runs or resumes an experiment.
+
+    Args:
+      experiment: what to run.
+      workdir: where.
+      profile_rounds: so many rounds after the first one are traced into `workdir`/profile.
 
     Returns:
       The summary, or None where a signal stopped the run after a checkpoint.
@@ -79,10 +94,15 @@ def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
     Raises:
       UserError: the directory belongs to another run, or training diverged.
     """
-    workdir.check(experiment.config)
-    # Some errors of a method show only when its state is made: before anything is written.
-    run = _Run(experiment, workdir)
-    workdir.claim(experiment.config)
+    if processes.index():
+        workdir, profile_rounds = UnwrittenWorkdir(workdir.path), 0
+    with processes.together():
+        workdir.check(experiment.config)
+        # Some errors of a method show only when its state is made: before anything is written.
+        run = _Run(experiment, workdir, profile_rounds)
+    processes.check_alike(config=experiment.config, data=run.fingerprint)
+    with processes.together():
+        workdir.claim(experiment.config)
     try:
         with _Signals() as stopped:
             return run.go(stopped)
@@ -91,8 +111,10 @@ def train(experiment: Experiment, workdir: Workdir) -> dict[str, Any] | None:
 
 
 class _Run:
-    def __init__(self, experiment: Experiment, workdir: Workdir):
+    def __init__(self, experiment: Experiment, workdir: Workdir, profile_rounds: int):
         self.experiment, self.workdir = experiment, workdir
+        self.first = processes.index() == 0
+        self.profiler = Profiler(workdir.path / "profile", profile_rounds)
         train_split = experiment.dataset.splits["train"]
         self.engine = Engine(
             task=experiment.task,
@@ -128,13 +150,18 @@ class _Run:
     def go(self, stopped: threading.Event) -> dict[str, Any] | None:
         experiment = self.experiment
         title = f"{experiment.names['method']} on {experiment.names['dataset']}"
-        with contextlib.closing(Checkpoints(self.workdir.checkpoints)) as self.checkpoints:
+        with contextlib.ExitStack() as stack:
+            self.checkpoints = None
+            if self.first:
+                checkpoints = Checkpoints(self.workdir.checkpoints)
+                self.checkpoints = stack.enter_context(contextlib.closing(checkpoints))
             self._resume()
             if not self._over():
-                with (
-                    ProgressBar(title, experiment.rounds, self.round) as bar,
-                    Board(self.workdir.tensorboard, self.round + 1) as self.board,
-                ):
+                bar = board = Unseen()
+                if self.first:
+                    bar = ProgressBar(title, experiment.rounds, self.round)
+                    board = Board(self.workdir.tensorboard, self.round + 1)
+                with bar, board as self.board, contextlib.closing(self.profiler):
                     self._rounds(bar, stopped)
             if not self._over():
                 return None
@@ -142,9 +169,13 @@ class _Run:
             self.workdir.write_summary(summary)
             return summary
 
-    def _rounds(self, bar: ProgressBar, stopped: threading.Event):
-        while not self._over() and not stopped.is_set():
-            self._dispatch(bar)
+    def _rounds(self, bar: ProgressBar | Unseen, stopped: threading.Event):
+        while not self._over():
+            # Every process has a clock and signals of its own.
+            count, stop = processes.agree(self._coming_rounds(), stopped.is_set())
+            if stop:
+                break
+            self._dispatch(bar, count)
             if self._due(self.experiment.eval_every):
                 self._evaluate(bar)
             if self._due(self.experiment.checkpoint_every):
@@ -161,7 +192,8 @@ class _Run:
             return True
         return self.engine.plan(self.server, self.round)[1].ended
 
-    def _dispatch(self, bar: ProgressBar):
+    def _coming_rounds(self) -> int:
+        """How many rounds the next dispatch has."""
         _, recipe = self.engine.plan(self.server, self.round)
         ends = [self.round + self.engine.max_rounds, recipe.until, self.experiment.rounds]
         for every in (self.experiment.eval_every, self.experiment.checkpoint_every):
@@ -169,10 +201,14 @@ class _Run:
         # The first dispatch is one round, to see how long it takes.
         fast = 1 if self.pace is None else int(DISPATCH_SECONDS / self.pace)
         ends.append(self.round + max(1, fast))
-        begin, compiled = time.perf_counter(), self.engine.compile_seconds
-        self.server, results = self.engine.run(self.server, self.round, min(ends) - self.round)
-        compiled = self.engine.compile_seconds - compiled
-        elapsed = time.perf_counter() - begin - compiled
+        return self.profiler.limit(min(ends) - self.round)
+
+    def _dispatch(self, bar: ProgressBar | Unseen, count: int):
+        with self.profiler.dispatch(count):
+            begin, compiled = time.perf_counter(), self.engine.compile_seconds
+            self.server, results = self.engine.run(self.server, self.round, count)
+            compiled = self.engine.compile_seconds - compiled
+            elapsed = time.perf_counter() - begin - compiled
         self.pace = elapsed / len(results)
         self.seconds["compile"] += compiled
         self.seconds["train"] += elapsed
@@ -208,28 +244,28 @@ class _Run:
                 f"(the last checkpoint in {self.workdir.checkpoints} is untouched)"
             )
 
-    def _evaluate(self, bar: ProgressBar):
+    def _evaluate(self, bar: ProgressBar | Unseen):
         method, _ = self.engine.plan(self.server, self.round)
         host = self.engine.host(self.server)
         params = method.deployed(host.state, host.params)
         guarantee = self.experiment.method.privacy(self.round)
         privacy = {} if guarantee is None else {"epsilon": guarantee["epsilon"]}
+        metric, last = self.experiment.task.metric, self._over()
         for name, evaluator in self.evaluators.items():
-            metrics = evaluator(params)
+            metrics, clients = evaluator.evaluate(params, last)
             values = {"split": name, **metrics, "total_bytes": self.meter.total, **privacy}
             self.workdir.append(self.round, "eval", values)
-            self.board.add(self.round, name, {k: metrics[k] for k in ("loss", "accuracy")})
+            headline = {key: metrics[key] for key in (metric.name, "loss")}
+            self.board.add(self.round, name, headline)
+            if self.first and last and clients is not None:
+                counts = {"round": self.round, "metric": metric.name, "clients": clients}
+                write_atomically(self.workdir.path / f"clients_{name}.json", to_json(counts))
             if name == "test":
-                self.final = {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
-                if "client_accuracy" in metrics:
-                    self.final["client_accuracy"] = metrics["client_accuracy"]
-                if not self.best or metrics["accuracy"] > self.best["accuracy"]:
-                    self.best = {
-                        "accuracy": metrics["accuracy"],
-                        "loss": metrics["loss"],
-                        "round": self.round,
-                    }
-                bar.evaluated(metrics["accuracy"], **privacy)
+                self.final = {key: value for key, value in metrics.items() if key != "examples"}
+                value = metrics[metric.name]
+                if not self.best or metric.better(value, self.best[metric.name]):
+                    self.best = {**headline, "round": self.round}
+                bar.evaluated(metric.name, value, **privacy)
         self.board.flush()
 
     def _save(self):
@@ -237,32 +273,37 @@ class _Run:
             return
         # Their events are not written again either.
         self.board.flush()
-        self.checkpoints.save(
-            self.round,
-            self.engine.host(self.server),
-            self.engine.store.save(),
-            {
-                "data": self.fingerprint,
-                "meter": self.meter.save(),
-                "best": self.best,
-                "final": self.final,
-                "steps": self.steps,
-                "seconds": self.seconds,
-            },
-        )
+        if self.first:
+            self.checkpoints.save(
+                self.round,
+                self.engine.host(self.server),
+                self.engine.store.save(),
+                {
+                    "data": self.fingerprint,
+                    "meter": self.meter.save(),
+                    "best": self.best,
+                    "final": self.final,
+                    "steps": self.steps,
+                    "seconds": self.seconds,
+                },
+            )
         self.last_saved = self.round
 
     def _resume(self):
-        restored = self.checkpoints.restore(self.engine.host(self.server))
+        template, restored = self.engine.host(self.server), None
+        with processes.together():
+            if self.first:
+                restored = self.checkpoints.restore(template)
+            if restored and restored.progress["data"] != self.fingerprint:
+                raise UserError(
+                    f"{self.workdir.path}: the data of {self.experiment.dataset.name!r} changed "
+                    "since this run began; restore it, or use another --workdir"
+                )
+        restored = shared(restored, template)
         if restored is None:
             self.workdir.rewind(-1)
             return
         progress = restored.progress
-        if progress["data"] != self.fingerprint:
-            raise UserError(
-                f"{self.workdir.path}: the data of {self.experiment.dataset.name!r} changed since "
-                "this run began; restore it, or use another --workdir"
-            )
         self.server = self.engine.place(restored.tree)
         self.engine.store.load(restored.clients)
         self.meter.load(progress["meter"])
@@ -298,9 +339,17 @@ class _Run:
             "seconds": self.seconds,
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
+            "peak_host_memory_bytes": _peak_host_memory(),
             "privacy": experiment.method.privacy(self.round),
             **personalized,
         }
+
+
+def _peak_host_memory() -> int:
+    """The most memory that this process had at a time, mapped files included."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Signals:

@@ -182,6 +182,25 @@ class Workdir:
         return lines
 
 
+class UnwrittenWorkdir(Workdir):
+    """The directory of a run as it is to processes other than 0: they leave it alone."""
+
+    def check(self, config: dict[str, Any]):
+        """Process 0 does."""
+
+    def claim(self, config: dict[str, Any]):
+        """Process 0 does."""
+
+    def append(self, round_number: int, kind: str, values: dict[str, Any]):
+        """Process 0 does."""
+
+    def rewind(self, round_number: int):
+        """Process 0 does."""
+
+    def write_summary(self, summary: dict[str, Any]):
+        """Process 0 does."""
+
+
 def finite(value: Any) -> Any:
     """The value with None for each number that JSON cannot hold."""
     if isinstance(value, dict):

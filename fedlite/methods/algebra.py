@@ -138,11 +138,14 @@ class Method:
       changes_cohort: whether `at` may change how many clients take part.
       shrinks_later: whether it may send smaller parameters than in round 0, so that no method that
         remembers arrays may stand behind it.
+      hides_units: whether it may send kernels whose axes are no longer those of the model's units,
+        so that no method that cuts sub-models may stand behind it.
     """
 
     bounds_updates = False
     changes_cohort = False
     shrinks_later = False
+    hides_units = False
 
     def start(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The server's parameters before round 0, from freshly initialised ones."""
@@ -203,6 +206,12 @@ class Chain(Method):
 
     def __post_init__(self):
         for index, method in enumerate(self.methods):
+            cutters = [type(m).__name__ for m in self.methods[index + 1 :] if hasattr(m, "axes")]
+            if method.hides_units and cutters:
+                raise UserError(
+                    f"{type(method).__name__} sends compact kernels, out of which {cutters[0]} "
+                    "cannot cut units: set federated_pruning.pattern to 'unit' or 'unstructured'"
+                )
             if not method.bounds_updates:
                 continue
             name = type(method).__name__

@@ -1,72 +1,71 @@
 """Federated pruning: the server removes the units that matter least; clients train what is left.
 
-Lin et al. 2022 (arXiv 2209.06359). The server keeps the full model, ranks the units of each width
-and sends the best of them, as a physically smaller dense model. By the number of the round a run
-has phases: prune (masks at rising sparsity), refine (new masks at the final sparsity, in which
-units may come back) and fine-tune (the last mask stays).
+Lin et al. 2022 (arXiv 2209.06359). The server keeps the full model, ranks groups of parameters and
+sends the best of them, as a physically smaller dense model. By the number of the round a run has
+phases: prune (masks at rising sparsity), refine (new masks at the final sparsity, in which groups
+may come back) and fine-tune (the last mask stays).
 
-Of the paper's patterns this is the whole column: one output unit with its bias and the rows that
-read it. The whole row (one input unit) at a width tied by a residual sum would need a layer that
-gathers its input by index, the half column and half row two dense layers side by side over their
-own inputs or outputs, and unstructured masks a dense array: none of these is here. Formulas and
-schedules are papers.md 3.2.
+The paper's patterns are the whole and the half column and row of a kernel, see
+`fedlite.models.compact`. "unit" takes a column together with the rows that read it, at the widths
+that no residual sum ties, "unstructured" single entries. Formulas and schedules: papers.md 3.2.
 """
 
 import dataclasses
-import math
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedlite.errors import UserError
 from fedlite.methods import pruning_scores
 from fedlite.methods.algebra import Method
-from fedlite.methods.patterns import check_rules, first_match
-from fedlite.methods.pruning_mask import Masked, flags
+from fedlite.methods.pruning_groups import PATTERNS, Groups, kept_counts, make_groups
+from fedlite.methods.pruning_mask import Compact, Masked
 from fedlite.methods.pruning_schedule import SCHEDULES, Turn, mask_turns
+from fedlite.methods.pruning_sparse import Sparse
 from fedlite.methods.registry import register
-from fedlite.methods.submodel import Kept, mask, width_names
 
 ALLOCATIONS = ("uniform", "adaptive")
 PRUNED = ("keep", "zero")
+_MASKS = {"unit": Masked, "unstructured": Sparse}
 
 
 @register("federated_pruning")
 @dataclasses.dataclass(frozen=True)
 class FederatedPruning(Method):
-    """Server-made masks over units; before the first mask, FedAvg.
+    """Server-made masks over groups; before the first mask, FedAvg.
 
     A mask is announced, even one that changed nothing, with the broadcast of the first round that
-    it holds for: a bit a unit, in whole bytes; clients of later rounds are not told again. All
-    clients share it, so what is kept is averaged over the cohort, and what is pruned keeps its bits
-    on the server.
+    it holds for: a bit a group, in whole bytes. All clients share it, so what is kept is averaged
+    over the cohort, and what is pruned keeps its bits on the server. By themselves biases, norms,
+    embeddings and output layers are not pruned.
 
     Attributes:
       axes: the model's `UnitAxes`.
       shapes: shapes of the server's parameters by path.
       rounds: of the run; no mask is made for later ones.
-      sparsity: s, the share of the prunable parameters (those of arrays with a prunable width) that
-        the final mask removes; 0 prunes nothing.
-      prunable: pairs (pattern, whether): the first pattern that matches a width's whole name wins,
-        a width that none matches is kept whole.
+      pattern: of a group, one of `pruning_groups.PATTERNS`.
+      sparsity: s, the share that the final mask removes of the parameters of arrays with a prunable
+        width ("unit"), or of the entries of prunable kernels; 0 prunes nothing.
+      prunable: pairs (regular expression, whether): the first that matches the whole name of a
+        width ("unit") or path of a kernel wins; what none matches is kept whole.
       score: one of `pruning_scores.SCORES`; "random" is drawn once.
       decay: of the moving average of the server's aggregate that some scores use.
-      allocation: how widths share the sparsity: "uniform", the same share of units in each, or
-        "adaptive", by a threshold on score / mean score of the width.
-      least_share: of a width's units that "adaptive" leaves in any case.
+      allocation: how widths, or (halves of) kernels, share the sparsity: "uniform", the same share
+        of the groups of each, or "adaptive", by a threshold on score / their mean score.
+      least_share: of the groups of each that "adaptive" leaves in any case.
       schedule: sparsity of prune mask i = 1 ... n: "constant", s; "step", s i / n; "cubic",
         s (1 - (1 - i / n)^3).
       prune_from: round of the first mask.
       steps: n, masks of the prune phase.
       every: rounds from one prune mask to the next.
-      refine_every: rounds from the last prune mask to the first refined one, and between these; 0:
-        none.
+      refine_every: rounds from the last prune mask to the first refined one, and on; 0: none.
       refine_until: the round at which fine-tuning begins: masks are refined before it.
-      pruned: "keep", a pruned unit may come back with the values that it had, or "zero", its values
-        count as 0 from then on, which have no score (and no gradient): it never does. On the server
-        it keeps its bits in either case; `deployed` leaves it out.
+      pruned: "keep", a pruned group may come back with its values, or "zero", they count as 0 from
+        then on: it never does. On the server it keeps its bits; `deployed` leaves it out.
     """
 
     shrinks_later = True
@@ -74,6 +73,7 @@ class FederatedPruning(Method):
     axes: Any
     shapes: Mapping[str, tuple[int, ...]]
     rounds: int
+    pattern: str = "unit"
     sparsity: float = 0.5
     prunable: tuple[tuple[str, bool], ...] = ((".*", True),)
     score: str = "weight_l2"
@@ -90,13 +90,12 @@ class FederatedPruning(Method):
 
     def __post_init__(self):
         choices = {"score": pruning_scores.SCORES, "allocation": ALLOCATIONS, "schedule": SCHEDULES}
-        for option, known in {**choices, "pruned": PRUNED}.items():
+        for option, known in {**choices, "pruned": PRUNED, "pattern": PATTERNS}.items():
             value = getattr(self, option)
             if value not in known:
                 raise UserError(
                     f"federated_pruning.{option} must be one of {', '.join(known)}, not {value!r}"
                 )
-        self._masks()
         if self.score in pruning_scores.BY_UPDATE and not self.prune_from:
             raise UserError(
                 f"federated_pruning.score {self.score} needs a round before the first mask: set "
@@ -110,19 +109,22 @@ class FederatedPruning(Method):
                 "federated_pruning.score movement has either sign, and adaptive allocation divides "
                 "by a mean score: use another"
             )
-        check_rules(self.prunable, width_names(self.axes), "federated_pruning.prunable", bool)
-        if not self.widths:
-            raise UserError("federated_pruning.prunable leaves no width to prune: allow one")
+        self._masks()
+        self.groups.check()
         if self.sparsity:
             # An unreachable sparsity is refused now and not in the middle of the run.
-            flat = {width: np.ones(units) for width, units in self.widths.items()}
-            self.counts(self.sparsity, flat)
+            ramps = {name: np.linspace(1, 2, n) for name, n in self.groups.totals.items()}
+            self.counts(self.sparsity, ramps)
+
+    @functools.cached_property
+    def groups(self) -> Groups:
+        """What may be pruned."""
+        return make_groups(self.pattern, self.axes, self.shapes, self.prunable)
 
     @property
-    def widths(self) -> dict[str, int]:
-        """Prunable units by width."""
-        totals = self.axes.widths(self.shapes)
-        return {w: totals[w] for w in sorted(totals) if first_match(self.prunable, w, False)}
+    def hides_units(self):
+        """See `Method`."""
+        return self.pattern not in _MASKS and self.sparsity > 0
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -135,12 +137,8 @@ class FederatedPruning(Method):
         return mask_turns(self.schedule, self.sparsity, *phases)
 
     def counts(self, sparsity: float, scores: Mapping[str, Any]) -> dict[str, int]:
-        """Kept units by prunable width, on the host; "uniform" does not look at the scores."""
-        target = pruning_scores.pruned_size(self.axes, self.shapes, self.widths, sparsity)
-        if self.allocation == "uniform":
-            return pruning_scores.uniform_counts(self.axes, self.shapes, self.widths, target)
-        least = {w: max(1, math.ceil(self.least_share * n)) for w, n in self.widths.items()}
-        return pruning_scores.adaptive_counts(self.axes, self.shapes, scores, least, target)
+        """Kept groups by name, on the host; "uniform" does not look at the scores."""
+        return kept_counts(self.groups, sparsity, self.allocation, self.least_share, scores)
 
     def init(self, key, view):
         """The number of the round, the scores behind the mask, and the average aggregate."""
@@ -148,41 +146,45 @@ class FederatedPruning(Method):
             return ()
         parts = {**view.read, **view.trained}
         values = {path: part.value for path, part in parts.items() if ":" not in path}
-        average = {}
-        if self.score in pruning_scores.BY_UPDATE:
-            average = {path: jnp.zeros(shape) for path, shape in self.shapes.items()}
+        told = self.shapes if self.score in pruning_scores.BY_UPDATE else {}
+        average = {path: jnp.zeros(shape) for path, shape in told.items()}
         if self.score == "random":
-            scores = pruning_scores.random_scores(key, self.widths)
+            scores = pruning_scores.random_scores(key, self.groups.totals)
         else:
-            scores = pruning_scores.unit_scores(self.score, self.axes, self.widths, values, average)
-        return {"round": jnp.int32(0), "scores": scores, "average": average}
+            scores = self.groups.scores(self.score, values, average)
+        state = {"round": jnp.int32(0), "scores": scores, "average": average}
+        return {**state, "ranks": self.groups.ranks(scores)}
 
     def revise(self, state, key, params, aggregate, report):
-        """Nothing is pruned yet."""
+        """Where a mask follows, scores change; nothing is pruned yet."""
         return self.rescored(state, params, aggregate, {})
 
-    def rescored(self, state, params, aggregate, kept: Mapping[str, Kept]):
-        """The state after a round with `kept` units; scores change where a mask follows."""
+    def rescored(self, state, params, aggregate, flags: Mapping[str, Any]):
+        """After a round with the groups of `flags` (bool [groups] by name) kept; see `revise`."""
         if not self.turns:
             return state
         average = {
             # Of what was pruned nothing was heard.
             path: jnp.where(
-                mask(self.axes.of(path), kept, old.ndim),
+                self.groups.hit(path, flags),
                 self.decay * old + (1 - self.decay) * aggregate.get(path, 0.0),
                 old,
             )
             for path, old in state["average"].items()
         }
-        number, scores = state["round"] + 1, state["scores"]
+        number, kept = state["round"] + 1, {name: state[name] for name in ("scores", "ranks")}
+        turn = jnp.isin(number, jnp.array([turn.round for turn in self.turns]))
         if self.score != "random":
-            fresh = pruning_scores.unit_scores(self.score, self.axes, self.widths, params, average)
-            if self.pruned == "zero":
-                for width, own in kept.items():
-                    fresh[width] = jnp.where(flags(own), fresh[width], -jnp.inf)
-            turn = jnp.isin(number, jnp.array([turn.round for turn in self.turns]))
-            scores = {width: jnp.where(turn, fresh[width], scores[width]) for width in scores}
-        return {"round": number, "scores": scores, "average": average}
+
+            def fresh():
+                scores = self.groups.scores(self.score, params, average)
+                if self.pruned == "zero":
+                    for name, own in flags.items():
+                        scores[name] = jnp.where(own, scores[name], -jnp.inf)
+                return {"scores": scores, "ranks": self.groups.ranks(scores)}
+
+            kept = jax.lax.cond(turn, fresh, lambda: kept)
+        return {"round": number, "average": average, **kept}
 
     def at(self, round_number, state, recipe):
         """The kept counts of the last mask; its first round, which announces it, by itself."""
@@ -191,8 +193,7 @@ class FederatedPruning(Method):
         if not begun:
             return self, dataclasses.replace(recipe, until=min(recipe.until, until))
         first = round_number == begun[-1].round
-        until = round_number + 1 if first else until
-        counts = self.counts(begun[-1].sparsity, state["scores"])
-        pruned = tuple((w, n) for w, n in counts.items() if n < self.widths[w])
-        recipe = dataclasses.replace(recipe, until=min(recipe.until, until))
-        return Masked(self, pruned, first and bool(pruned)), recipe
+        pruned = self.groups.pruned(self.counts(begun[-1].sparsity, state["scores"]))
+        mask = _MASKS.get(self.pattern, Compact)(self, pruned, first and bool(pruned))
+        until = min(recipe.until, round_number + 1 if first else until)
+        return mask, dataclasses.replace(recipe, until=until)

@@ -1,4 +1,4 @@
-"""How much a unit matters, and how many units each width keeps: the scores of federated pruning.
+"""How much a group matters, and how many groups are kept where: the scores of federated pruning.
 
 Scores by weight and adaptive sparsity: Lin et al. 2022 (arXiv 2209.06359). Which formulas they use
 is not known; these are papers.md 3.2. The group G of a unit is every kernel entry that leaves the
@@ -6,17 +6,15 @@ model with it: its column of the layer that makes it and its rows of the layers 
 and norms go with their unit and do not count in its score.
 """
 
-import fractions
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedlite.models.sizes import parameters, solve
-from fedlite.models.units import Shape, UnitAxes
+from fedlite.models.sizes import solve
+from fedlite.models.units import UnitAxes
 
 SCORES = ("weight_l1", "weight_l2", "update", "taylor", "movement", "random")
 # Those that need the server's aggregate.
@@ -56,18 +54,36 @@ def unit_scores(
                     entries = _entries(kind, value, average[path] if average else None)
                     total += jnp.moveaxis(entries, dimension, 0).reshape(units, -1).sum(1)
                     size += value.size // units
-        if kind in ("weight_l2", "update"):
-            total = jnp.sqrt(total)
-        elif kind == "taylor":
-            total = jnp.abs(total)
-        scores[width] = total / max(size, 1) ** 0.5
+        scores[width] = _score(kind, total, size)
     return scores
 
 
-def random_scores(key, widths: Mapping[str, int]) -> dict[str, Any]:
-    """Uniform draws from [0, 1): float32 [units] by width."""
-    keys = jax.random.split(key, len(widths))
-    return {w: jax.random.uniform(own, (n,)) for (w, n), own in zip(widths.items(), keys)}
+def group_scores(kind: str, value, average=None):
+    """The scores of groups that lie side by side, as those of `unit_scores`.
+
+    Args:
+      kind: as of `unit_scores`.
+      value: the parameters, [groups, entries].
+      average: like `value`.
+
+    Returns:
+      float32 [groups].
+    """
+    return _score(kind, _entries(kind, value, average).sum(1), value.shape[1])
+
+
+def _score(kind: str, total, size: int):
+    if kind in ("weight_l2", "update"):
+        total = jnp.sqrt(total)
+    elif kind == "taylor":
+        total = jnp.abs(total)
+    return total / max(size, 1) ** 0.5
+
+
+def random_scores(key, totals: Mapping[str, int]) -> dict[str, Any]:
+    """Uniform draws from [0, 1): float32 [groups] by name."""
+    keys = jax.random.split(key, len(totals))
+    return {name: jax.random.uniform(own, (n,)) for (name, n), own in zip(totals.items(), keys)}
 
 
 def _entries(kind: str, value, average):
@@ -81,75 +97,49 @@ def _entries(kind: str, value, average):
     }[kind]()
 
 
-def pruned_size(
-    axes: UnitAxes, shapes: Mapping[str, Shape], widths: Collection[str], sparsity: float
-) -> int:
-    """Parameters that are left, at most, when a share of the prunable ones is gone.
-
-    Args:
-      axes: the model's.
-      shapes: of its parameters by path.
-      widths: that may be pruned; the arrays that have one of them are prunable.
-      sparsity: the share.
-    """
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
-    prunable = [p for p in sizes if any(a and a.width in widths for a in axes.of(p))]
-    # Exact in decimals.
-    gone = fractions.Fraction(str(sparsity)) * sum(sizes[path] for path in prunable)
-    return sum(sizes.values()) - math.ceil(gone)
-
-
 def uniform_counts(
-    axes: UnitAxes,
-    shapes: Mapping[str, Shape],
-    widths: Mapping[str, int],
-    target: int,
+    totals: Mapping[str, int], size: Callable[[Mapping[str, int]], int], target: int
 ) -> dict[str, int]:
-    """Kept units where every width loses the same share of its units.
+    """Kept groups where every name loses the same share of its own.
 
     Args:
-      axes: the model's.
-      shapes: of its parameters by path.
-      widths: prunable units by width.
-      target: parameters of the whole sub-model; it has at most so many, and less than one unit's
-        fewer.
+      totals: groups by name: units by width, or columns (rows, ...) by part of a kernel.
+      size: parameters that are left where so many groups are kept.
+      target: what the size may be; it is less than one group's fewer.
 
     Raises:
       UserError: the target is too small.
     """
 
     def counts(share: float) -> dict[str, int]:
-        return {w: max(1, round(units * (1 - share))) for w, units in widths.items()}
+        return {name: max(1, round(groups * (1 - share))) for name, groups in totals.items()}
 
-    return solve(counts, lambda kept: parameters(axes, shapes, kept), target, (0.0, 1.0))
+    return solve(counts, size, target, (0.0, 1.0))
 
 
 def adaptive_counts(
-    axes: UnitAxes,
-    shapes: Mapping[str, Shape],
     scores: Mapping[str, np.ndarray],
     least: Mapping[str, int],
+    size: Callable[[Mapping[str, int]], int],
     target: int,
 ) -> dict[str, int]:
-    """Kept units where one threshold on score / mean score of the width parts all units.
+    """Kept groups where one threshold on score / mean score of the name parts all groups.
 
     Args:
-      axes: the model's.
-      shapes: of its parameters by path.
-      scores: at least 0, [units] by prunable width.
-      least: units that a width keeps whatever the threshold.
-      target: as `uniform_counts`.
+      scores: at least 0, [groups] by name.
+      least: groups that a name keeps whatever the threshold.
+      size, target: as of `uniform_counts`.
 
     Raises:
       UserError: the target is too small.
     """
-    # A unit that is gone for good has the score -inf.
-    scores = {w: np.maximum(np.asarray(s, np.float64), 0) for w, s in scores.items()}
-    relative = {w: s / max(float(np.mean(s)), 1e-30) for w, s in scores.items()}
+    # A group that is gone for good has the score -inf.
+    scores = {n: np.maximum(np.asarray(s, np.float64), 0) for n, s in scores.items()}
+    relative = {n: s / max(float(np.mean(s)), 1e-30) for n, s in scores.items()}
     top = max(float(np.max(s)) for s in relative.values())
 
     def counts(threshold: float) -> dict[str, int]:
-        return {w: max(least[w], int(np.sum(s > threshold))) for w, s in relative.items()}
+        return {n: max(least[n], int(np.sum(s > threshold))) for n, s in relative.items()}
 
-    # From below 0, so that units without any score are kept where there is room.
-    return solve(counts, lambda kept: parameters(axes, shapes, kept), target, (-1.0, top))
+    # From below 0, so that groups without any score are kept where there is room.
+    return solve(counts, size, target, (-1.0, top))

@@ -15,6 +15,7 @@ import flax.linen as nn
 from fedlite.errors import UserError
 from fedlite.models import (
     cnn,
+    conformer,
     convolution,
     densenet,
     layers,
@@ -39,6 +40,7 @@ _FACTORIES = {
         transformer.char_transformer,
         transformer.word_transformer,
         text_classifier.transformer_classifier,
+        conformer.conformer,
     )
 }
 

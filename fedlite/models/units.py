@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fedlite.models import compact
+
 Shape = tuple[int, ...]
 
 
@@ -140,11 +142,13 @@ def apply(model: nn.Module, params: Mapping[str, jax.Array], x: jax.Array, **kwa
 
     Args:
       model: a module with the widths of `params`.
-      params: arrays by path.
+      params: arrays by path, and the indices of compact kernels (`fedlite.models.compact`).
       x: a batch.
       **kwargs: `train` and, where the model draws at random, `rngs={"dropout": key}`.
     """
-    return model.apply({"params": unflatten_dict(dict(params), sep="/")}, x, **kwargs)
+    params, indices = compact.split(params)
+    with compact.compact_layers(indices):
+        return model.apply({"params": unflatten_dict(params, sep="/")}, x, **kwargs)
 
 
 def unit_axes(model: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> UnitAxes:

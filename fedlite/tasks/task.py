@@ -7,15 +7,18 @@ task serves the full model and every sub-model.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.core import FrozenDict
 
-from fedlite.models import units
+from fedlite.data.federated import Split
+from fedlite.models import compact, units
+from fedlite.tasks.metrics import Evaluation, Metric, across_clients
 
 # What a step's key is folded with for augmentation; linen folds it for dropout.
 _CROP, _FLIP = 0xC809, 0xF119
@@ -44,7 +47,12 @@ class Task:
     Attributes:
       model: a linen module with a field `widths`.
       axes: its `UnitAxes`.
+      metric: by which models are compared; one of those that `report` returns.
+      evaluation_batch: examples that are evaluated at a time.
     """
+
+    metric: ClassVar[Metric] = Metric("accuracy", "accuracies", higher=True)
+    evaluation_batch: ClassVar[int] = 250
 
     model: nn.Module
     axes: units.UnitAxes
@@ -57,6 +65,13 @@ class Task:
         """The scores of each example, from logits and the batch's "y"."""
         raise NotImplementedError
 
+    def sized_model(self, params: Mapping[str, Any]) -> nn.Module:
+        """The model with the widths that `params` have; all of them where kernels are compact."""
+        if any(map(compact.is_index, params)):
+            return self.model
+        widths = self.axes.widths({path: value.shape for path, value in params.items()})
+        return self.model.clone(widths=FrozenDict(widths))
+
     def apply(self, params: Mapping[str, Any], x, *, key=None, train: bool = False, mask=None):
         """Logits of the (sub-)model that `params` make up.
 
@@ -68,8 +83,7 @@ class Task:
           mask: [batch], 0 for padding, where the examples of a batch see each other: for a model
             with `reads_mask`. None: no padding.
         """
-        widths = self.axes.widths({path: value.shape for path, value in params.items()})
-        model = self.model.clone(widths=FrozenDict(widths))
+        model = self.sized_model(params)
         options = {"mask": mask} if getattr(model, "reads_mask", False) else {}
         rngs = {"dropout": key} if train else {}
         x = self.inputs(x, key, train)
@@ -85,6 +99,37 @@ class Task:
     def evaluate(self, params, batch: Mapping[str, Any], mask=None) -> Scores:
         """Scores of each example in evaluation mode; `mask` as of `apply`."""
         return self.score(self.apply(params, batch["x"], mask=mask), batch["y"])
+
+    def predict(self, params, batch: Mapping[str, Any], mask=None) -> Any:
+        """What `report` needs of each example: a tree of arrays [batch, ...]."""
+        return self.evaluate(params, batch, mask)
+
+    def report(self, outputs: Any, split: Split, last: bool) -> Evaluation:
+        """What the outputs for a whole split amount to; on the host.
+
+        Args:
+          outputs: of `predict` for all examples, numpy arrays.
+          split: that was scored.
+          last: whether it is the run's last evaluation, which may do what takes long.
+
+        Returns:
+          Metrics, here "loss" and "accuracy" over all examples (over tokens for a language model),
+          "examples", and where the split has several clients "client_accuracy": the mean, worst
+          decile and quantiles of the accuracies of its clients.
+        """
+        loss, loss_weight, correct, correct_weight = (a.astype(float) for a in outputs)
+        metrics = {
+            "loss": float(loss.sum() / max(loss_weight.sum(), 1)),
+            "accuracy": float(correct.sum() / max(correct_weight.sum(), 1)),
+            "examples": split.num_examples,
+        }
+        if split.num_clients > 1:
+            sums = [np.concatenate([[0.0], np.cumsum(a)]) for a in (correct, correct_weight)]
+            offsets = split.offsets
+            right, counted = (total[offsets[1:]] - total[offsets[:-1]] for total in sums)
+            accuracies = right[counted > 0] / counted[counted > 0]
+            metrics["client_accuracy"] = across_clients(accuracies)
+        return Evaluation(metrics)
 
 
 @dataclasses.dataclass(frozen=True)

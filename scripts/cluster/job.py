@@ -5,7 +5,8 @@ process of a step, and a child without a handler for SIGUSR2 would die of it.
 
 SIGUSR2 comes before the time limit, or before a preemption. It is turned into the SIGTERM upon
 which `experiments.train` finishes its round and writes a checkpoint; then submitit puts the job
-back into the queue, and the next start resumes. SIGTERM alone ends the job with a checkpoint but
+back into the queue, and the next start resumes. Of several tasks, which train together, all get the
+signal and task 0 alone puts the job back. SIGTERM alone ends the job with a checkpoint but
 does not put it back, or `scancel` would never be the end of it; where Slurm preempts by
 PreemptMode=REQUEUE, it puts the job back itself.
 """
@@ -33,7 +34,7 @@ class Resources:
     Attributes:
       minutes: time limit.
       grace: seconds between the signal and the time limit, for a round and a checkpoint.
-      nodes, tasks_per_node: processes of a job.
+      nodes, tasks_per_node: processes of a job, which train together.
       gpus_per_node, cpus_per_task: 0 for the partition's default.
       partition: "" for the default one.
       parallel: jobs at a time; 0 for all.
@@ -49,6 +50,11 @@ class Resources:
     partition: str = ""
     parallel: int = 0
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def tasks(self) -> int:
+        """How many processes a job has."""
+        return self.nodes * self.tasks_per_node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Job:
             code = error.code
         finally:
             signal.signal(PREEMPTION, requeue)
-        if self.finished:
+        if self.finished or (not code and _follows()):
             return
         if preempted:
             requeue(PREEMPTION, None)
@@ -130,6 +136,13 @@ class Job:
         program = importlib.import_module(self.module)
         binary.guarded(program.main)(binary.parse_flags(sys.argv))
         return 0
+
+
+def _follows() -> bool:
+    """Whether this is not process 0, which alone writes the result and puts the job back."""
+    from fedlite.federated import processes
+
+    return processes.index() > 0
 
 
 def reason(log: pathlib.Path) -> str:

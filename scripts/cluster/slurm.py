@@ -35,6 +35,7 @@ def parameters(name: str, resources: Resources) -> dict[str, Any]:
         "cpus_per_task": resources.cpus_per_task,
         "partition": resources.partition,
         "array_parallelism": resources.parallel,
+        "srun_args": _srun_arguments(resources),
     }
     return {
         "job_name": name,
@@ -48,6 +49,17 @@ def parameters(name: str, resources: Resources) -> dict[str, Any]:
         "setup": [f"cd {shlex.quote(str(ROOT))}"],
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def _srun_arguments(resources: Resources) -> list[str]:
+    arguments = []
+    if resources.cpus_per_task:
+        # Since Slurm 22.05 a step does not have it from its job.
+        arguments.append(f"--cpus-per-task={resources.cpus_per_task}")
+    if resources.tasks > 1:
+        # The others would wait for a task that is gone.
+        arguments.append("--kill-on-bad-exit=1")
+    return arguments
 
 
 def batch_file(jobs: Sequence[Job], name: str, resources: Resources, logs: pathlib.Path) -> str:

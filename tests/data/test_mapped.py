@@ -40,9 +40,12 @@ def test_rows_are_those_of_the_array(saved, dtype, cut, begin, count, form):
     source = array if form == "memory" else mapped if form == "memmap" else mapped.view(np.ndarray)
     source, expected = source[cut::step], array[cut::step]
     count = min(count, max(len(expected) - begin, 0))
-    out = np.full((count, 3, 2), 99, dtype)
-    RowReader(source).read(begin, out)
-    assert np.array_equal(out, expected[begin : begin + count])
+    # Two pieces, an empty one between them, and room that is not needed.
+    out = np.full((count + 3, 3, 2), 99, dtype)
+    RowReader(source).gather([begin, 5, 1], [count, 0, 2], out)
+    assert np.array_equal(out[:count], expected[begin : begin + count])
+    assert np.array_equal(out[count : count + 2], expected[1:3])
+    assert (out[count + 2] == 99).all()
 
 
 def test_scattered_rows(saved):

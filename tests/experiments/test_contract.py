@@ -46,6 +46,7 @@ def test_summary_has_these_keys(summary):
         "seconds",
         "clients_per_second",
         "padded_step_share",
+        "peak_host_memory_bytes",
         "privacy",
     }
     assert summary["method"] == "partial_training+federated_dropout+quantize"
@@ -76,6 +77,9 @@ def test_summary_has_these_types(summary):
             assert type(value) is kind or key == "client_accuracy", (section, key)
     assert type(summary["best"]["round"]) is int
     assert type(summary["client"]["peak_memory_bytes"]) is int
+    # No process with JAX has less, and no machine for tests more.
+    assert type(summary["peak_host_memory_bytes"]) is int
+    assert 2**26 < summary["peak_host_memory_bytes"] < 2**40
     assert 0 < summary["clients_per_second"]
     assert 0 <= summary["padded_step_share"] < 1
 

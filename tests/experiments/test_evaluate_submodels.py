@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import evaluate_submodels, restore
 from fedlite.models import export, units
+from fedlite.tasks import Speech
 from tests import toy
 from tests.experiments import cli
 
@@ -53,6 +54,30 @@ def test_choices(task):
     toy.assert_same_bits(cut["dense2/kernel"], params["dense2/kernel"][:3, :2])
     whole = evaluate_submodels.sub_model(task.axes, params, chosen("norm", 0.0))
     toy.assert_same_bits(whole, params)
+
+
+def test_rows_name_the_metric_of_the_task(task, tmp_path):
+    params = toy.make_params(task)
+    rates = iter([0.25, 0.5, 0.75])
+    rows = evaluate_submodels.evaluate(
+        task.axes,
+        params,
+        dict(task.model.widths),
+        lambda cut: {"wer": next(rates), "loss": 2.0},
+        rates=[0.0, 0.5],
+        kinds=["random"],
+        seeds=2,
+        metric=Speech.metric,
+    )
+    assert [(row["wer"], row["wer_std"], row["wers"]) for row in rows] == [
+        (0.25, 0.0, [0.25]),
+        (0.625, 0.125, [0.5, 0.75]),
+    ]
+    text = evaluate_submodels.table(rows, Speech.metric)
+    assert " wer " in text and "accuracy" not in text and "0.6250" in text and "+- 0.1250" in text
+    names = {"method": "fedavg", "dataset": "speech"}
+    evaluate_submodels.draw(rows, names, tmp_path / "figure", Speech.metric)
+    assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_a_run_is_evaluated_and_a_sub_model_exported(finished, tmp_path, monkeypatch, capsys):

@@ -28,6 +28,32 @@ def test_a_cohort_is_sorted_distinct_and_repeatable(seed, number, population, cl
     assert np.array_equal(ids, sample_cohort(seed, number, population, clients, how))
 
 
+@pytest.mark.parametrize("participation", ["uniform", "poisson"])
+def test_a_cohort_costs_no_more_in_a_huge_population(participation):
+    """Anything with an entry for each of 10^15 clients would not fit into a memory."""
+    population = 10**15
+    cohorts = [sample_cohort(1, number, population, 1000, participation) for number in (0, 1)]
+    for ids in cohorts:
+        assert 800 < len(ids) < 1200 and len(np.unique(ids)) == len(ids)
+        assert 0 <= ids[0] and ids[-1] < population
+        # Spread over all of it: the standard deviation of the mean is population / sqrt(12,000).
+        assert abs(ids.mean() / population - 0.5) < 5 / np.sqrt(12_000)
+    assert not np.array_equal(*cohorts)
+
+
+def test_all_uniform_cohorts_are_equally_likely():
+    """All 15 pairs of 6 clients, over 6,000 rounds; also in a sparse draw from 20,000."""
+    pairs = [tuple(sample_cohort(0, number, 6, 2).tolist()) for number in range(6000)]
+    counts = {pair: pairs.count(pair) for pair in set(pairs)}
+    assert len(counts) == 15
+    assert max(abs(count - 400) for count in counts.values()) < 5 * np.sqrt(400 * 14 / 15)
+    hits = np.zeros(20_000)
+    for number in range(2000):
+        hits[sample_cohort(0, number, len(hits), 10)] += 1
+    # Halves are hit alike, whichever clients are drawn first.
+    assert abs(hits[:10_000].sum() - 10_000) < 5 * np.sqrt(20_000) / 2
+
+
 def test_cyclic_participation_is_separated_by_all_other_groups():
     rounds = [sample_cohort(5, number, 23, 4, "cyclic") for number in range(15)]
     for number, ids in enumerate(rounds):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedlite import methods
+from fedlite import methods, tasks
 from fedlite.data.federated import FederatedDataset, Split
 from fedlite.errors import UserError
 from fedlite.federated import training
@@ -64,7 +64,7 @@ def _steps(path):
 def _outcome(path):
     """What must not depend on how a run was interrupted."""
     summary = json.loads((path / "summary.json").read_text())
-    del summary["seconds"], summary["clients_per_second"]
+    del summary["seconds"], summary["clients_per_second"], summary["peak_host_memory_bytes"]
     return summary, (path / "metrics.jsonl").read_text()
 
 
@@ -139,6 +139,33 @@ def test_evaluates_and_saves_when_due(finished):
     assert 0 < json.loads((finished / "summary.json").read_text())["padded_step_share"] < 1
     # Of 3, 6, 9 and the last, three are kept.
     assert _steps(finished) == [6, 9, 10]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistakes(tasks.Classification):
+    """The same model, judged by what it gets wrong."""
+
+    metric = tasks.Metric("mistakes", "mistakes", higher=False)
+
+    def report(self, outputs, split, last):
+        metrics, _ = super().report(outputs, split, last)
+        wrong = 1 - metrics["accuracy"]
+        clients = {"c0": {"errors": round(wrong * 45), "words": 45}}
+        return tasks.Evaluation({"loss": metrics["loss"], "mistakes": wrong, "last": last}, clients)
+
+
+def test_the_task_says_what_is_best(tmp_path):
+    toys = toy.make_task()
+    summary = _train(_experiment(task=Mistakes(toys.model, toys.axes)), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert [line["last"] for line in evaluations] == [False, False, True]
+    mistakes = [line["mistakes"] for line in evaluations]
+    assert summary["best"]["mistakes"] == min(mistakes) < max(mistakes)
+    assert summary["final"] == {key: evaluations[-1][key] for key in ("loss", "mistakes", "last")}
+    counts = json.loads((tmp_path / "clients_test.json").read_text())
+    assert counts["round"] == 10 and counts["metric"] == "mistakes"
+    assert counts["clients"]["c0"]["errors"] == round(45 * mistakes[-1])
 
 
 def test_crash_and_resume(finished, tmp_path, monkeypatch):
@@ -291,7 +318,7 @@ def test_log_lines_are_whole(capsys):
     title = "partial_training+federated_dropout+quantize " * 4 + "[bold]"
     with ProgressBar(title, rounds=10, every=0.0) as bar:
         bar.update(4, loss=0.5, megabytes=1.25, rate=30.0)
-        bar.evaluated(0.9)
+        bar.evaluated("accuracy", 0.9)
         bar.update(10, loss=0.25, megabytes=2.5, rate=30.0)
     assert capsys.readouterr().err.splitlines() == [
         f"{title}: round 4/10 loss 0.500 1.2 MB 30.0 clients/s",

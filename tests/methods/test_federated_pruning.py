@@ -177,7 +177,7 @@ def test_adaptive_takes_from_the_width_that_matters_little(task, params):
 def test_masks_are_nested_under_a_growing_schedule(task, params):
     method = _method(task, sparsity=0.8, schedule="step", steps=4, every=1, score="random")
     state = method.init(jax.random.key(0), server_view(params))
-    before = {width: set(range(n)) for width, n in method.widths.items()}
+    before = {width: set(range(n)) for width, n in method.groups.totals.items()}
     for number in range(4):
         masked, recipe = method.at(number, state, RECIPE)
         assert recipe.until == number + 1

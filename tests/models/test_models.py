@@ -14,6 +14,7 @@ from fedlite.models import units
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype(np.float32)
 TOKENS = np.array([[3, 1, 4, 1, 5, 0], [2, 6, 5, 3, 5, 2]], np.int32)
+FRAMES = np.random.default_rng(1).normal(size=(2, 12, 5)).astype(np.float32)
 EXACT = {"convolution": "xla"}  # others round up to ten times as much
 
 # A new model adds one row: its example batch and options that make it tiny, with several units
@@ -57,6 +58,13 @@ TINY = {
             "heads": 3,
             "ffn": 5,
             "single_logit": False,
+        },
+    ),
+    "conformer": (
+        FRAMES,
+        {
+            **{"blocks": 1, "d_model": 12, "heads": 3, "ffn": 5, "kernel": 3, "group_size": 4},
+            **{"subsampling": 2, "attention": "transformer_xl", **EXACT},
         },
     ),
 }

@@ -20,6 +20,7 @@ from absl.testing import flagsaver
 
 from experiments import binary
 from fedlite.errors import UserError
+from fedlite.federated import processes
 from scripts import submit
 from scripts.cluster import job as job_lib
 from scripts.cluster import slurm
@@ -86,13 +87,39 @@ def test_the_batch_file_of_one_job(submitit, tmp_path, capsys):
 
         # command
         export SUBMITIT_EXECUTOR=slurm
-        srun --unbuffered --output {there}/submit/%j_%t_log.out {sys.executable} -u -m \
-submitit.core._submit {there}/submit
+        srun --unbuffered --output {there}/submit/%j_%t_log.out --cpus-per-task=8 \
+{sys.executable} -u -m submitit.core._submit {there}/submit
 
         # the job: python -m experiments.train --config={ROOT}/{MNIST} --config.rounds=3 \
 --workdir={there}
         """
     )
+
+
+@pytest.mark.parametrize(("tasks", "cpus"), [(1, 0), (4, 8)])
+def test_several_nodes_train_one_model(submitit, tmp_path, capsys, tasks, cpus):
+    given = ("--nodes=2", f"--tasks_per_node={tasks}", "--gpus_per_node=4")
+    code = run(f"--config={MNIST}", f"--workdir={tmp_path}", "--cluster=dry", *given,
+               f"--cpus_per_task={cpus}")  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0
+    for option in given:
+        assert f"#SBATCH {option.replace('_', '-').replace('tasks-per', 'ntasks-per')}\n" in out
+    cpus = f"--cpus-per-task={cpus} " if cpus else ""
+    assert f"%t_log.out {cpus}--kill-on-bad-exit=1 {sys.executable}" in out
+    # One job, whose tasks have the same command.
+    assert "--array" not in out
+    (job,) = [line for line in out.splitlines() if line.startswith("# the job")]
+    assert job.endswith(f"--workdir={tmp_path}")
+
+
+def test_backbones_are_trained_by_one_task(submitit, tmp_path, capsys):
+    arguments = (f"--workdir={tmp_path}", "--cluster=dry", "--tiny", "--nodes=2")
+    assert run("--table=adapters/transfer", *arguments) == 0
+    backbones, rows = capsys.readouterr().out.split("#!/bin/bash")[1:]
+    assert "python -m experiments.pretrain" in backbones
+    assert "--nodes=1\n" in backbones and "--kill-on-bad-exit" not in backbones
+    assert "--nodes=2\n" in rows and "--kill-on-bad-exit" in rows
 
 
 def test_a_grid_is_an_array(submitit, tmp_path, capsys):
@@ -147,7 +174,9 @@ def test_nothing_is_left_to_do(submitit, tmp_path, capsys):
         (["--table=quickstart", "--scale=paper", "--workdir=x"], "--scale=paper is not a scale"),
         (["--table=quickstart", "--sweep=seed=1", "--workdir=x"], "leave away --config"),
         (["--table=fedobd/accounting", "--workdir=x"], "has no runs"),
-        (["--config=" + MNIST, "--workdir=x", "--nodes=2"], "runs in one process"),
+        (["--config=" + MNIST, "--workdir=x", "--nodes=2", "--cluster=local"], "in one process"),
+        (["--config=" + MNIST, "--workdir=x", "--tasks_per_node=2", "--gpus_per_node=4"],
+         "--tasks_per_node=2 for --gpus_per_node=4: take 1"),
         (["--config=" + MNIST, "--workdir=x", "--time=soon"], "--time=soon is no time"),
         (["--config=" + MNIST, "--workdir=x", "--time=0:00:00"], "is no time"),
         (["--config=" + MNIST, "--workdir=x", "--time=2"], "--grace=120 s leaves nothing"),
@@ -377,6 +406,19 @@ def test_a_job_and_its_signals(how, code, out, files, tmp_path):
         assert "JobError: j was stopped by a signal before it wrote summary.json" in done.stderr
     if how == "fail":
         assert "JobError: j ended with code 2" in done.stderr
+
+
+def test_a_task_that_follows_leaves_the_rest_to_task_0(tmp_path, monkeypatch):
+    """A run that was stopped: process 0 tells that there is no result, the others end well."""
+    job = Job("j", "program", (), str(tmp_path))
+    monkeypatch.setattr(Job, "_run", lambda self: 0)
+    with pytest.raises(job_lib.JobError, match="was stopped by a signal"):
+        job()
+    monkeypatch.setattr(processes, "index", lambda: 1)
+    job()
+    monkeypatch.setattr(Job, "_run", lambda self: sys.exit(2))
+    with pytest.raises(job_lib.JobError, match="ended with code 2"):
+        job()
 
 
 def test_what_is_put_back_is_the_same_job(submitit):

@@ -60,7 +60,7 @@ def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
     results = []
     for group in by_row.values():
         finished = [run for run in group if run.finished]
-        summaries = [_summary(run) for run in finished]
+        summaries = [_json(run, "summary.json") for run in finished]
         cells = tuple(_cell(column, finished, summaries) for column in table.columns)
         backends = {_lookup(summary, "client.backend") for summary in summaries} - {None}
         seeds = tuple(run.seed for run in finished)
@@ -69,10 +69,18 @@ def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
 
 
 def _cell(column: Column, runs: Sequence[Run], summaries: Sequence[dict[str, Any]]) -> Measured:
+    if column.file != "summary.json":
+        summaries = [_json(run, column.file) for run in runs]
     if not column.target:
-        return measure(_lookup(summary, column.path) for summary in summaries)
+        return measure(_value(column, summary) for summary in summaries)
     needed = [bytes_to_target(column, run) for run in runs]
     return Measured(None) if None in needed else measure(needed)
+
+
+def _value(column: Column, summary: dict[str, Any]) -> float | None:
+    value = _lookup(summary, column.path)
+    whole = _lookup(summary, column.of) if column.of else 1
+    return value / whole if value is not None and whole else None
 
 
 def bytes_to_target(column: Column, run: Run) -> float | None:
@@ -155,8 +163,11 @@ def _evaluations(figure: Figure, run: Run) -> dict[int, tuple[float, float]]:
     return found
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    file = run.directory / "summary.json"
+def _json(run: Run, name: str) -> dict[str, Any]:
+    """A file of the run; empty where it is missing, as before an `After` came to it."""
+    file = run.directory / name
+    if not file.exists():
+        return {}
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -167,6 +178,8 @@ def _lookup(summary: dict[str, Any], path: str) -> float | None:
     """The value at a dotted path; None where it is missing or null."""
     value: Any = summary
     for key in path.split("."):
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value))
         if not isinstance(value, dict) or value.get(key) is None:
             return None
         value = value[key]

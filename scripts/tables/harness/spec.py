@@ -17,12 +17,15 @@ class Column:
 
     Attributes:
       title: its heading, with the unit.
-      path: keys of summary.json joined by dots, such as "client.params".
+      path: keys of summary.json joined by dots, such as "client.params"; "rows.2" is the third of a
+        list.
       scale: what the number is multiplied by.
       digits: after the point.
       reduction: print how many times smaller the number is than that of the table's first row.
       target: above 0, the number is the bytes of all clients until the metric that `path` names in
         the evaluations of the test set was first at least this; only where every seed came there.
+      file: of the run's directory, in place of summary.json: that of an `After`.
+      of: the number is divided by that of this path, if there is one.
     """
 
     title: str
@@ -31,9 +34,14 @@ class Column:
     digits: int = 0
     reduction: bool = False
     target: float = 0.0
+    file: str = "summary.json"
+    of: str = ""
 
 
 ACCURACY = Column("Accuracy %", "final.accuracy", 100, 1)
+WER = Column("WER %", "final.wer", 100, 1)
+CER = Column("CER %", "final.cer", 100, 1)
+PARAMS_SHARE = Column("Of the full %", "client.params", 100, 1, of="server_params")
 CLIENT_COSTS = (
     Column("Params", "client.params"),
     Column("Trained", "client.trained_params"),
@@ -114,6 +122,21 @@ class Backbone:
     epochs: int = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class After:
+    """A program that scores every finished run once more, for columns of its own.
+
+    Attributes:
+      module: of the program; it takes --workdir.
+      file: JSON that it leaves in the run's directory.
+      arguments: its other flags.
+    """
+
+    module: str
+    file: str
+    arguments: tuple[str, ...] = ()
+
+
 # Stands for the directory of a table's backbones in the values of overrides.
 BACKBONES = "{backbones}/"
 
@@ -127,12 +150,14 @@ class Scale:
       backbones: what rows begin with; each is trained once, before them.
       seeds: runs of a row, with `seed` 0, 1, ...
       note: what a reader must know of this scale.
+      after: programs that score the runs once more.
     """
 
     rows: tuple[Row, ...]
     seeds: int = 3
     note: str = ""
     backbones: tuple[Backbone, ...] = ()
+    after: tuple[After, ...] = ()
 
     def __post_init__(self):
         if not self.rows or len({row.slug for row in self.rows}) != len(self.rows):

@@ -14,6 +14,10 @@ _DATASET = {
     "clients": CLIENTS,
     "max_clients": CLIENTS,
     "examples_per_client": 2 * EXAMPLES,
+    "speakers": CLIENTS,
+    "validation_speakers": 1,
+    "test_speakers": 2,
+    "utterances": EXAMPLES,
     "max_examples_per_client": EXAMPLES,
     "sequence_length": 8,
     "vocabulary_size": 50,
@@ -25,8 +29,9 @@ _EXPERIMENT = {
     "eval_every": 1,
     "checkpoint_every": 2,
 }
-# A model's sizes are divided by this, down to 1.
+# A model's sizes are divided by this, down to 1, or to what leaves something to drop or to name.
 _DIVISOR = 16
+_LEAST = {"heads": 2, "blocks": 2}
 
 
 def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -36,23 +41,24 @@ def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
       config: of `experiments.train`; it isn't changed.
 
     Returns:
-      2 rounds of 2 clients with 4 examples each, and every integer option of the model
-      (or entry of a tuple of integers) divided by 16.
+      2 rounds of 2 clients with 4 examples each, every integer option of the model (or entry of a
+      tuple of integers) divided by 16, and none of the task's buckets, each of which compiles.
     """
-    sizes = {key: _divided(value) for key, value in config.model.items()}
+    sizes = {key: _divided(value, _LEAST.get(key, 1)) for key, value in config.model.items()}
     return {
         **{key: value for key, value in _EXPERIMENT.items() if key in config},
         **{f"dataset.{key}": value for key, value in _DATASET.items() if key in config.dataset},
         **{f"model.{key}": value for key, value in sizes.items() if value is not None},
+        "task.buckets": (),
     }
 
 
-def _divided(value):
+def _divided(value, least: int):
     """The shrunk size, or None where `value` is none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return max(1, value // _DIVISOR)
+        return max(min(least, value), value // _DIVISOR)
     if isinstance(value, tuple) and value and all(type(entry) is int for entry in value):
         return tuple(max(1, entry // _DIVISOR) for entry in value)
     return None
