@@ -57,7 +57,7 @@ def main(_):
     cut = {width: n for width, n in units.items() if first_match(rule, width, False)}
     evaluator = Evaluator(task, run.experiment.dataset.splits["test"])
     metric = task.metric
-    rows = evaluate(task.axes, params, cut, evaluator, rates, kinds, _DRAWS.value, metric)
+    rows = evaluate(task.axes, params, cut, evaluator.evaluate, rates, kinds, _DRAWS.value, metric)
     directory = pathlib.Path(_WORKDIR.value)
     result = {"round": run.round, "widths": sorted(cut), "rows": rows}
     write_atomically(directory / "submodels.json", to_json(finite(result)))
@@ -137,10 +137,11 @@ def sub_model(axes, params: Mapping[str, Any], units: Mapping[str, Any]) -> dict
     return {path: np.asarray(take(axes.of(path), value, kept)) for path, value in params.items()}
 
 
-def evaluate(
-    axes, params, widths, evaluator, rates, kinds, seeds: int, metric
-) -> list[dict[str, Any]]:
-    """A row a kind and rate: size and metric, with the deviation over the seeds of "random"."""
+def evaluate(axes, params, widths, score, rates, kinds, seeds: int, metric) -> list[dict[str, Any]]:
+    """A row a kind and rate: size and metric, with the deviation over the seeds of "random".
+
+    `score` maps parameters to an `Evaluation`; its clients, if any, are kept draw by draw.
+    """
     import numpy as np
 
     total = sum(np.size(value) for value in params.values())
@@ -150,21 +151,21 @@ def evaluate(
             found = []
             for seed in range(seeds if kind == "random" and rate else 1):
                 cut = sub_model(axes, params, choose(kind, axes, params, widths, rate, seed))
-                found.append(evaluator(cut))
+                found.append(score(cut))
             size = sum(np.size(value) for value in cut.values())
-            values = [metrics[metric.name] for metrics in found]
-            rows.append(
-                {
-                    "rate": rate,
-                    "kind": kind,
-                    "params": int(size),
-                    "share": float(size / total),
-                    metric.name: float(np.mean(values)),
-                    f"{metric.name}_std": float(np.std(values)),
-                    metric.plural: values,
-                    "loss": float(np.mean([metrics["loss"] for metrics in found])),
-                }
-            )
+            values = [each.metrics[metric.name] for each in found]
+            row = {
+                "rate": rate,
+                "kind": kind,
+                "params": int(size),
+                "share": float(size / total),
+                metric.name: float(np.mean(values)),
+                f"{metric.name}_std": float(np.std(values)),
+                metric.plural: values,
+                "loss": float(np.mean([each.metrics["loss"] for each in found])),
+            }
+            clients = [each.clients for each in found]
+            rows.append({**row, "clients": clients} if None not in clients else row)
     return rows
 
 

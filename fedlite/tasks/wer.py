@@ -130,6 +130,57 @@ def paired_bootstrap(
     Raises:
       UserError: the runs were not scored on the same speakers and words.
     """
+    terms = ((1.0, counts_a), (-1.0, counts_b))
+    return contrast(terms, draws=draws, level=level, seed=seed)
+
+
+def contrast(
+    terms: Sequence[tuple[float, Mapping[str, Mapping[str, int]]]],
+    *,
+    draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A weighted sum of word error rates, with its percentile interval.
+
+    For instance by how much more one model loses than another when both are cut:
+    (a cut - a) - (b cut - b), with the weights 1, -1, -1, 1.
+
+    Args:
+      terms: weights and counts by speaker; all are scored on the same draws of speakers.
+      draws: as of `bootstrap`.
+      level: of the interval.
+      seed: of the draws.
+
+    Raises:
+      UserError: the terms are not of the same speakers and words.
+    """
+    (_, first), *others = terms
+    for _, counts in others:
+        _check_alike(first, counts)
+    _, words = _arrays(first)
+    errors = sum(
+        weight * _arrays({speaker: counts[speaker] for speaker in first})[0]
+        for weight, counts in terms
+    )
+    return _interval(errors, words, draws, level, seed)
+
+
+def pooled(runs: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """Counts of several runs, such as seeds, added speaker by speaker.
+
+    Raises:
+      UserError: the runs were not scored on the same speakers and words.
+    """
+    for other in runs[1:]:
+        _check_alike(runs[0], other)
+    return {
+        speaker: {name: sum(run[speaker][name] for run in runs) for name in ("errors", "words")}
+        for speaker in runs[0]
+    }
+
+
+def _check_alike(counts_a, counts_b):
     if counts_a.keys() != counts_b.keys():
         other = sorted(counts_a.keys() ^ counts_b.keys())[0]
         raise UserError(f"only one of the two runs has speaker {other!r}; compare equal test sets")
@@ -139,9 +190,6 @@ def paired_bootstrap(
                 f"speaker {speaker!r} has {counts['words']} words in one run and "
                 f"{counts_b[speaker]['words']} in the other; compare equal test sets"
             )
-    errors_a, words = _arrays(counts_a)
-    errors_b, _ = _arrays({speaker: counts_b[speaker] for speaker in counts_a})
-    return _interval(errors_a - errors_b, words, draws, level, seed)
 
 
 def read_counts(path: str | pathlib.Path) -> dict[str, dict[str, int]]:

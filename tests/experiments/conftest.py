@@ -12,5 +12,5 @@ def finished(tmp_path_factory):
     outcome = cli.run(f"--config={cli.TINY}", f"--workdir={directory}")
     assert outcome.code == 0, outcome.stderr
     # Other tests say that these were not compiled.
-    assert cli.INIT | cli.TRAINING <= set(outcome.compiled)
+    assert cli.INIT | cli.TRAINING <= set(outcome.compiled), outcome.compiled
     return directory

@@ -10,7 +10,7 @@ from absl import flags
 
 from experiments import evaluate_submodels, restore
 from fedlite.models import export, units
-from fedlite.tasks import Speech
+from fedlite.tasks import Evaluation, Speech
 from tests import toy
 from tests.experiments import cli
 
@@ -63,7 +63,7 @@ def test_rows_name_the_metric_of_the_task(task, tmp_path):
         task.axes,
         params,
         dict(task.model.widths),
-        lambda cut: {"wer": next(rates), "loss": 2.0},
+        lambda cut: Evaluation({"wer": next(rates), "loss": 2.0}, {"s": {"errors": 1, "words": 4}}),
         rates=[0.0, 0.5],
         kinds=["random"],
         seeds=2,
@@ -73,6 +73,7 @@ def test_rows_name_the_metric_of_the_task(task, tmp_path):
         (0.25, 0.0, [0.25]),
         (0.625, 0.125, [0.5, 0.75]),
     ]
+    assert [len(row["clients"]) for row in rows] == [1, 2]
     text = evaluate_submodels.table(rows, Speech.metric)
     assert " wer " in text and "accuracy" not in text and "0.6250" in text and "+- 0.1250" in text
     names = {"method": "fedavg", "dataset": "speech"}

@@ -10,6 +10,7 @@ systemd nor an accounting database, and no root: jobs run as whoever starts it.
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import pwd
@@ -109,6 +110,7 @@ def running(cpus: int = 2) -> Iterator[Mapping[str, str]]:
                     stderr=subprocess.STDOUT,
                     # A terminal's Ctrl-C must not end the daemons before the jobs.
                     start_new_session=True,
+                    preexec_fn=_end_with_parent,
                 )
             )
             log.close()
@@ -157,6 +159,12 @@ def _daemons(directory: pathlib.Path) -> dict[str, list[str]]:
         "slurmctld": [program["slurmctld"], "-D", "-f", conf],
         "slurmd": [program["slurmd"], "-D", "-f", conf, "-N", socket.gethostname().split(".")[0]],
     }
+
+
+def _end_with_parent():
+    """Has Linux end this process when the one that started it is gone, however it ended."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _await(name: str, directory: pathlib.Path, environment, daemons: list[subprocess.Popen]):
