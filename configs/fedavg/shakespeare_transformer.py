@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/fedavg/shakespeare_transformer.py --workdir=DIR
 
-407,776 parameters; FedAvg's clients and FedAdam's server, whose rates are not tuned. Test accuracy
-0.287 after 100 rounds (seed 0), and still rising.
+407,776 parameters; FedAvg's clients and FedAdam's server. Test accuracy 0.449 after 150 rounds (seed
+0), and still rising.
 """
 
 from configs import common
@@ -17,12 +17,13 @@ def get_config():
         "fedavg",
         dataset_options={"max_examples_per_client": 64},
     )
-    config.rounds = 300
+    config.rounds = 150
     config.clients_per_round = 10
     config.batch_size = 8
     config.eval_every = 20
-    config.client_optimizer.learning_rate = 0.1
+    config.client_optimizer.learning_rate = 0.5
     config.client_optimizer.clip = 1.0
     config.server_optimizer.name = "adam"
-    config.server_optimizer.learning_rate = 0.003
+    config.server_optimizer.learning_rate = 0.01
+    config.server_optimizer.eps = 1e-4
     return config

@@ -63,13 +63,15 @@ class RowReader:
                     os.posix_fadvise(descriptor, begin, size, os.POSIX_FADV_WILLNEED)
         room = memoryview(out.reshape(-1).view(np.uint8))
         for begin, size in pieces:
-            # An empty buffer would be refused.
-            if size and os.preadv(descriptor, [room[place : place + size]], begin) != size:
-                raise UserError(
-                    f"{self._file.name} was cut short while it was in use: delete its directory, "
-                    "and run the same command again"
-                )
-            place += size
+            # Linux reads at most 2 GiB a call.
+            while size:
+                read = os.preadv(descriptor, [room[place : place + size]], begin)
+                if not read:
+                    raise UserError(
+                        f"{self._file.name} was cut short while it was in use: delete its "
+                        "directory, and run the same command again"
+                    )
+                place, begin, size = place + read, begin + read, size - read
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """A copy of some rows, by their indices."""
