@@ -164,6 +164,20 @@ def wrong_type(path: str, value: object, default: object) -> str:
     return f"{path} must be of type {type(default).__name__}, as {default!r} is, not {value!r}"
 
 
+def value_like(default: bool | int | float | str, text: str) -> bool | int | float | str:
+    """The value that a text stands for, of the type of `default`.
+
+    Raises:
+      ValueError: it stands for none.
+    """
+    if not isinstance(default, bool):
+        return type(default)(text)
+    # bool("false") is true.
+    if text.lower() not in ("true", "false"):
+        raise ValueError("use true or false")
+    return text.lower() == "true"
+
+
 class _ConfigFile(flags.ArgumentParser):
     """Loads FILE or FILE:ARGUMENT and checks the names of the overrides that follow it."""
 

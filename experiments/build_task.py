@@ -53,10 +53,11 @@ def build_task(dataset: FederatedDataset, section: Mapping[str, Any], model) -> 
 
 
 def _speech(dataset: FederatedDataset, options: dict[str, Any], model) -> tasks.Speech:
-    if not hasattr(model, "output_frames"):
+    # With adapters a model is a backbone's.
+    if not hasattr(getattr(model, "backbone", model), "output_frames"):
         raise UserError(
-            f"{dataset.name!r} is speech, which needs a model that reads frames, without adapters: "
-            "set model.name = 'conformer' and adapters.kind = 'none'"
+            f"{dataset.name!r} is speech, which needs a model that reads frames: set model.name = "
+            "'conformer'"
         )
     wer.check_installed()
     for masks, mask in (("time_masks", "time_mask"), ("frequency_masks", "frequency_mask")):

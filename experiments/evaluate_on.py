@@ -3,7 +3,9 @@
     python -m experiments.evaluate_on --workdir=DIR --data=grammar=digits [--out=source]
 
 The data set is that of the run with these options. The result is printed and written to
-DIR/OUT.json: the task's metric, the loss, and the number of examples.
+DIR/OUT.json: the task's metric, the loss, and the number of examples. Options that draw clients
+anew, such as a seed or the number of test speakers, may put some that trained the model into the
+test set.
 """
 
 import pathlib
@@ -20,14 +22,16 @@ _OUT = flags.DEFINE_string("out", "source", "Name of the JSON file in the run's 
 def main(_):
     """Scores the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
+    from fedlite.errors import UserError
+
+    taken = _OUT.value in ("summary", "config", "row", "submodels")
+    if not _OUT.value.isidentifier() or taken or _OUT.value.startswith("clients_"):
+        raise UserError(f"--out={_OUT.value!r} cannot name a file of a run: use another word")
     from experiments.build import build
     from experiments.restore import read_config, restore
-    from fedlite.errors import UserError
     from fedlite.federated.evaluation import Evaluator
     from fedlite.federated.workdir import finite, to_json, write_atomically
 
-    if not _OUT.value.isidentifier() or _OUT.value in ("summary", "config", "row", "submodels"):
-        raise UserError(f"--out={_OUT.value!r} cannot name a file of a run: use another word")
     directory = pathlib.Path(_WORKDIR.value)
     config = read_config(directory / "config.json")
     for option in _DATA.value:
@@ -36,8 +40,8 @@ def main(_):
             known = ", ".join(sorted(set(config.dataset) - {"name"}))
             raise UserError(f"--data: the data set has no {key!r}; use {known}")
         try:
-            config.dataset[key] = type(config.dataset[key])(value)
-        except (TypeError, ValueError) as error:
+            config.dataset[key] = binary.value_like(config.dataset[key], value)
+        except ValueError as error:
             raise UserError(f"--data: {key} cannot be {value!r} ({error})") from error
     binary.start_jax()
     run = restore(_WORKDIR.value)
@@ -48,6 +52,11 @@ def main(_):
         raise UserError(
             f"--data: that data has {other.dataset.num_classes} classes, the model "
             f"{run.experiment.dataset.num_classes}: choose data with the same ones"
+        )
+    if other.dataset.vocabulary != run.experiment.dataset.vocabulary:
+        raise UserError(
+            "--data: the tokens of that data are not those of the model, by number: choose data "
+            "with the same vocabulary"
         )
     metrics = Evaluator(other.task, other.dataset.splits["test"])(params)
     metric = other.task.metric.name

@@ -7,6 +7,9 @@ Prints the word error rate of each row on the test speakers, all seeds pooled, a
 each with its 95 % interval. With --cut=KIND:RATE also what each row loses when sub-models of that
 kind and rate are cut out of it (from submodels.json, which experiments.evaluate_submodels writes),
 and the difference of the losses. A directory of a single run does in place of a row's.
+
+Speakers are resampled, seeds are not: an interval says what other speakers would change, not what
+other seeds would. Both rows need as many seeds.
 """
 
 import json

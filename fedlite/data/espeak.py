@@ -91,7 +91,7 @@ def say(scripts: Sequence[Sequence[Request]], workers: int = 0) -> Iterator[list
     _data_path()
     workers = min(workers or _cores(), len(scripts))
     with contextlib.ExitStack() as stack:
-        # Every worker has each so-manieth script, and says the next while this one is read.
+        # The scripts are dealt out in turn: a worker says its next while another is read.
         readers = [stack.enter_context(_worker(scripts[k::workers])) for k in range(workers)]
         for number, script in enumerate(scripts):
             yield [readers[number % workers](request) for request in script]

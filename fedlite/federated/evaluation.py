@@ -8,9 +8,7 @@ import jax
 import numpy as np
 
 from fedlite.data.federated import Split
-from fedlite.tasks import Evaluation, Task, across_clients
-
-__all__ = ["Evaluator", "across_clients"]
+from fedlite.tasks import Evaluation, Task
 
 
 class Evaluator:

@@ -17,11 +17,10 @@ import numpy as np
 
 from fedlite.data.federated import Split
 from fedlite.federated.engine import Engine
-from fedlite.federated.evaluation import across_clients
 from fedlite.federated.local import ClientData, LocalPlan, held_out_scores, train_locally, values
 from fedlite.federated.round import Server
 from fedlite.methods import Keys, Method, server_view
-from fedlite.tasks import Task
+from fedlite.tasks import Task, across_clients
 
 # Clients a call: their own states are in memory at a time.
 _PIECE = 32

@@ -246,7 +246,7 @@ def check_alike(**parts: Any):
       **parts: JSON values by the name that the message calls them.
 
     Raises:
-      UserError: in the processes that differ from process 0.
+      AgreedError: in all processes, where one of them differs from process 0.
     """
     if count() == 1:
         return

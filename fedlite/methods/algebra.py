@@ -137,7 +137,7 @@ class Method:
         method further out may change it, and none is told anything that was not made private.
       changes_cohort: whether `at` may change how many clients take part.
       shrinks_later: whether it may send smaller parameters than in round 0, so that no method that
-        remembers arrays may stand behind it.
+        remembers arrays may stand behind it, and none that bounds updates beside it.
       hides_units: whether it may send kernels whose axes are no longer those of the model's units,
         so that no method that cuts sub-models may stand behind it.
     """
@@ -220,6 +220,12 @@ class Chain(Method):
                     raise UserError(
                         f"{name} accounts for cohorts of one size, and {type(other).__name__} "
                         "changes it on the way: leave that out (of fedobd: stage2_rounds = 0)"
+                    )
+                # Said at once, as a mask in the middle of the run would be refused.
+                if other.shrinks_later:
+                    raise UserError(
+                        f"{name} needs every client to answer for every parameter in every round, "
+                        f"and {type(other).__name__} leaves some out later: leave that out"
                     )
             for outer in self.methods[:index]:
                 if type(outer).deselect is not Method.deselect:

@@ -1,4 +1,4 @@
-"""Federated pruning: the server removes the units that matter least; clients train what is left.
+"""Federated pruning: the server removes what matters least; clients train what is left.
 
 Lin et al. 2022 (arXiv 2209.06359). The server keeps the full model, ranks groups of parameters and
 sends the best of them, as a physically smaller dense model. By the number of the round a run has
@@ -141,11 +141,20 @@ class FederatedPruning(Method):
         return kept_counts(self.groups, sparsity, self.allocation, self.least_share, scores)
 
     def init(self, key, view):
-        """The number of the round, the scores behind the mask, and the average aggregate."""
+        """The number of the round, the scores behind the mask, and the average aggregate.
+
+        Raises:
+          UserError: a method further out has cut the arrays of `view`.
+        """
         if not self.sparsity:
             return ()
         parts = {**view.read, **view.trained}
         values = {path: part.value for path, part in parts.items() if ":" not in path}
+        if any(value.shape != self.shapes[path] for path, value in values.items()):
+            raise UserError(
+                "federated_pruning ranks the groups of the whole model, so in the chain of methods "
+                "it must stand before the methods that cut it: put it further left"
+            )
         told = self.shapes if self.score in pruning_scores.BY_UPDATE else {}
         average = {path: jnp.zeros(shape) for path, shape in told.items()}
         if self.score == "random":

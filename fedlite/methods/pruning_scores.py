@@ -2,8 +2,9 @@
 
 Scores by weight and adaptive sparsity: Lin et al. 2022 (arXiv 2209.06359). Which formulas they use
 is not known; these are papers.md 3.2. The group G of a unit is every kernel entry that leaves the
-model with it: its column of the layer that makes it and its rows of the layers that read it. Biases
-and norms go with their unit and do not count in its score.
+model with it: its column of the layer that makes it and its rows of the layers that read it.
+Vectors (norms, most biases) go with their unit and do not count in its score; a bias of several
+axes, such as an attention's [heads, head_size], does.
 """
 
 from collections.abc import Callable, Mapping

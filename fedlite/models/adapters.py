@@ -131,9 +131,13 @@ class Adapted(nn.Module):
     widths: FrozenDict[str, int]
     convolution: str = ""
 
+    def output_frames(self, frames):
+        """Of a backbone that reads speech: see `fedlite.models.conformer.Conformer`."""
+        return self.backbone.output_frames(frames)
+
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """The backbone's output with every branch added in."""
+    def __call__(self, x: jax.Array, *, train: bool = False, **options) -> jax.Array:
+        """The backbone's output with every branch added in; `options` are for the backbone."""
         changes = {}
         if self.convolution and hasattr(self.backbone, "convolution"):
             changes["convolution"] = self.convolution
@@ -141,7 +145,7 @@ class Adapted(nn.Module):
         backbone = self.backbone.clone(widths=self.widths, parent=self.scope, **changes)
         branches = _Branches(self.adapters, self.scope)
         with nn.intercept_methods(branches.intercept):
-            y = backbone(x, train=train)
+            y = backbone(x, train=train, **options)
         branches.check()
         return y
 

@@ -1,14 +1,15 @@
 """Which array axes belong to which droppable width, derived from shapes alone.
 
 A model takes its widths as data (`model.widths`: name -> number of units). Parameter shapes
-are traced once, and once more for each width with one unit added: the axes that grew belong to
-that width, and the growth is the number of entries that a unit occupies. Nothing is annotated,
-so a new model or adapter needs no table of its own.
+are traced once, and once more with larger widths: the axes that grew belong to a width, and how
+much they grew says to which. Nothing is annotated, so a new model or adapter needs no table of its
+own.
 
 Parameters are flat dicts from path ("conv1/kernel") to array throughout fedlite.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -117,7 +118,12 @@ def param_shapes(model: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) ->
     Raises:
       ValueError: the model has state besides its parameters.
     """
-    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
+    return dict(_param_shapes(model, jax.ShapeDtypeStruct(example.shape, example.dtype)))
+
+
+# Models are equal by value, and traces of deep ones take seconds.
+@functools.lru_cache(maxsize=32)
+def _param_shapes(model: nn.Module, example: jax.ShapeDtypeStruct) -> dict[str, Shape]:
     variables = jax.eval_shape(model.init, jax.random.key(0), example)
     if set(variables) != {"params"}:
         raise ValueError(f"a model must have parameters alone, got {', '.join(variables)}")
@@ -166,12 +172,69 @@ def unit_axes(model: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Un
         with another width, or owns an axis whose length is not units x size. Such a width cannot
         be dropped by taking entries along axes.
     """
+    return _unit_axes(model, jax.ShapeDtypeStruct(example.shape, example.dtype))
+
+
+@functools.lru_cache(maxsize=32)
+def _unit_axes(model: nn.Module, example: jax.ShapeDtypeStruct) -> UnitAxes:
     shapes = param_shapes(model, example)
+    table = _all_widths_at_once(model, example, shapes)
+    if table is None:
+        table = _one_width_at_a_time(model, example, shapes)
+    return UnitAxes(FrozenDict(table))
+
+
+def _all_widths_at_once(
+    model: nn.Module, example: jax.ShapeDtypeStruct, shapes: Mapping[str, Shape]
+) -> dict[str, tuple[UnitAxis | None, ...]] | None:
+    """The table of `UnitAxes` from two traces, however many widths there are.
+
+    The k-th width has 1 + k times its units in one trace and 1 + k^2 times in the other, and so
+    has an axis that holds its units. Axes that depend on several widths do not grow like that: for
+    a sum of widths k is a mean, and the mean of squares exceeds the square of the mean; for a
+    product it is the other way, as (1 + a^2)(1 + b^2) < 1 + (a + b + ab)^2.
+
+    Returns:
+      None where an axis holds not whole units of one width, or a width has no axis.
+    """
+    numbered = dict(enumerate(model.widths, 1))
+    first, second = (
+        param_shapes(
+            _resized(model, {w: model.widths[w] * (1 + k**power) for k, w in numbered.items()}),
+            example,
+        )
+        for power in (1, 2)
+    )
+    if not _ranks(shapes) == _ranks(first) == _ranks(second):
+        return None
+    table = {}
+    for path, shape in shapes.items():
+        axes = []
+        for length, *grown in zip(shape, first[path], second[path]):
+            k = grown[0] // max(length, 1) - 1
+            if grown != [length * (1 + k), length * (1 + k * k)]:
+                return None
+            width = numbered.get(k)
+            if k and (width is None or length % model.widths[width]):
+                return None
+            axes.append(UnitAxis(width, length // model.widths[width]) if k else None)
+        table[path] = tuple(axes)
+    found = {axis.width for axes in table.values() for axis in axes if axis}
+    return table if found == set(model.widths) else None
+
+
+def _one_width_at_a_time(
+    model: nn.Module, example: jax.ShapeDtypeStruct, shapes: Mapping[str, Shape]
+) -> dict[str, tuple[UnitAxis | None, ...]]:
+    """The table of `UnitAxes` from a trace a width with one unit more; says what is wrong.
+
+    Raises:
+      ValueError: see `unit_axes`.
+    """
     table = {path: [None] * len(shape) for path, shape in shapes.items()}
     for width, units in model.widths.items():
-        larger = model.clone(widths=FrozenDict({**model.widths, width: units + 1}))
-        grown = param_shapes(larger, example)
-        if {k: len(s) for k, s in grown.items()} != {k: len(s) for k, s in shapes.items()}:
+        grown = param_shapes(_resized(model, {width: units + 1}), example)
+        if _ranks(grown) != _ranks(shapes):
             raise ValueError(f"width {width!r} changes which parameters or axes there are")
         if grown == shapes:
             raise ValueError(f"width {width!r} changes no parameter")
@@ -190,4 +253,12 @@ def unit_axes(model: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Un
                         f"{units} units of {width!r} with {new - length} each"
                     )
                 table[path][i] = UnitAxis(width, new - length)
-    return UnitAxes(FrozenDict({path: tuple(axes) for path, axes in table.items()}))
+    return {path: tuple(axes) for path, axes in table.items()}
+
+
+def _resized(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
+    return model.clone(widths=FrozenDict({**model.widths, **widths}))
+
+
+def _ranks(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    return {path: len(shape) for path, shape in shapes.items()}

@@ -36,10 +36,11 @@ class Speech(Task):
       frequency_masks, frequency_mask: the same along mels.
       beam: prefixes of the beam search that the last evaluation adds; 0: none.
       buckets: rising numbers of frames; on a CPU a training batch is cut to the first that holds
-        its longest utterance, for less work and the same results but for rounding. Each is a
-        branch of the compiled step. () cuts nothing; nor does an accelerator, where clients that
-        are batched would run every branch, or a model with convolution "xla", by which costs are
-        compared.
+        its longest utterance, for less work and the same results but for rounding (and for the
+        draws of a model's dropout, which depend on the length). Each is a branch of the compiled
+        step, and clients that vmap trains together run every branch. () cuts nothing; nor does an
+        accelerator, where clients are so batched, or a model with convolution "xla", by which
+        costs are compared.
     """
 
     metric: ClassVar[Metric] = Metric("wer", "wers", higher=False)

@@ -53,9 +53,7 @@ def check_installed():
     try:
         import jiwer  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "word error rates need jiwer: pip install -c constraints.txt 'fedlite[speech]'"
-        ) from error
+        raise UserError("jiwer is not installed: pip install -e '.[speech]'") from error
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:

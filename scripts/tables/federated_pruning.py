@@ -3,16 +3,18 @@
 The paper's tables were not at hand: rows and columns follow what is known of them.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from fedlite.methods.pruning_groups import PATTERNS
 from scripts.tables.federated_dropout import (
     COSTS,
-    SPEAKERS,
     SPEECH,
     SPEECH_COLUMNS,
     SPEECH_FIGURE,
     SPEECH_LEGEND,
+    Speech,
 )
 from scripts.tables.harness.spec import (
     ACCURACY,
@@ -25,7 +27,6 @@ from scripts.tables.harness.spec import (
     Table,
 )
 
-_PRUNING = "configs/federated_pruning/speech_conformer.py"
 _IMAGES = "configs/fedavg/mnist5k_cnn.py"
 _IMAGES_PRUNING = "configs/federated_pruning/mnist5k_cnn.py"
 _RECONSTRUCTION = (
@@ -69,7 +70,12 @@ def _patterns(plain: str, pruning: str) -> tuple[Row, ...]:
     return (Row("Unpruned", plain), *rows)
 
 
-def _scores() -> tuple[Row, ...]:
+def _configs(speech: Speech) -> tuple[str, str]:
+    """Without and with pruning."""
+    return speech.config("fedavg"), speech.config("federated_pruning")
+
+
+def _scores(speech: Speech) -> tuple[Row, ...]:
     """With one share for all widths, as a movement cannot be adaptive."""
     names = {
         "weight_l1": "Weight, L1",
@@ -79,38 +85,44 @@ def _scores() -> tuple[Row, ...]:
         "movement": "Movement",
         "random": "Random",
     }
+    plain, pruning = _configs(speech)
     return (
-        Row("Unpruned", SPEECH),
+        Row("Unpruned", plain),
         *(
-            Row(name, _PRUNING, _options(score=score, allocation="uniform"))
+            Row(name, pruning, _options(score=score, allocation="uniform"))
             for score, name in names.items()
         ),
     )
 
 
-def _schedules() -> tuple[Row, ...]:
-    """From the full sparsity at once to four masks; all but one reach it in round 90."""
+def _schedules(speech: Speech) -> tuple[Row, ...]:
+    """From the full sparsity at once to four masks; all but one reach it in the same round."""
+    plain, pruning = _configs(speech)
+    early, late = (rounds * speech.length for rounds in (60, 90))
+
+    def row(label: str, schedule: str, prune_from: int, steps: int, every: int) -> Row:
+        every *= speech.length
+        phases = _options(schedule=schedule, prune_from=prune_from, steps=steps, every=every)
+        return Row(label, pruning, phases)
+
     return (
-        Row("Unpruned", SPEECH),
-        Row("Constant, from round 90", _PRUNING, _phases("constant", 90, 1, 10)),
-        Row("Constant, from round 60", _PRUNING, _phases("constant", 60, 1, 10)),
-        Row("Step, 2 masks", _PRUNING, _phases("step", 60, 2, 30)),
-        Row("Step, 4 masks", _PRUNING, _phases("step", 60, 4, 10)),
-        Row("Cubic, 4 masks", _PRUNING, _phases("cubic", 60, 4, 10)),
+        Row("Unpruned", plain),
+        row(f"Constant, from round {late}", "constant", late, 1, 10),
+        row(f"Constant, from round {early}", "constant", early, 1, 10),
+        row("Step, 2 masks", "step", early, 2, 30),
+        row("Step, 4 masks", "step", early, 4, 10),
+        row("Cubic, 4 masks", "cubic", early, 4, 10),
     )
 
 
-def _phases(schedule: str, prune_from: int, steps: int, every: int) -> dict[str, Any]:
-    return _options(schedule=schedule, prune_from=prune_from, steps=steps, every=every)
-
-
-def _allocations() -> tuple[Row, ...]:
+def _allocations(speech: Speech) -> tuple[Row, ...]:
+    plain, pruning = _configs(speech)
     return (
-        Row("Unpruned", SPEECH),
+        Row("Unpruned", plain),
         *(
             Row(
                 f"{allocation.capitalize()}, {100 * sparsity:g} %",
-                _PRUNING,
+                pruning,
                 _options(allocation=allocation, sparsity=sparsity),
             )
             for sparsity in (0.3, 0.5, 0.7)
@@ -119,39 +131,75 @@ def _allocations() -> tuple[Row, ...]:
     )
 
 
-def _refinements() -> tuple[Row, ...]:
-    """From round 90, at which the last prune mask is made, to round 150."""
+def _refinements(speech: Speech) -> tuple[Row, ...]:
+    """From the last prune mask to three quarters of the rounds."""
+    plain, pruning = _configs(speech)
+    often, more, most = (rounds * speech.length for rounds in (20, 10, 5))
     return (
-        Row("Unpruned", SPEECH),
-        Row("None", _PRUNING, _options(refine_every=0, refine_until=0)),
+        Row("Unpruned", plain),
+        Row("None", pruning, _options(refine_every=0, refine_until=0)),
         *(
-            Row(f"Every {every} rounds", _PRUNING, _options(refine_every=every))
-            for every in (20, 10, 5)
+            Row(f"Every {every} rounds", pruning, _options(refine_every=every))
+            for every in (often, more, most)
         ),
-        Row("Every 10, pruned stay zero", _PRUNING, _options(refine_every=10, pruned="zero")),
+        Row(f"Every {more}, pruned stay zero", pruning, _options(refine_every=more, pruned="zero")),
     )
 
 
-_BACKBONE = Backbone("commands", SPEECH, {"dataset.grammar": "commands"}, epochs=20)
+class _Central(NamedTuple):
+    """A model that was trained centrally on another domain, and the data to go on with."""
+
+    backbone: Backbone
+    overrides: Mapping[str, Any]
+    note: str
 
 
-def _centralised() -> tuple[Row, ...]:
+# By the name of the configs.
+_CENTRAL = {
+    "speech_conformer": _Central(
+        dataclasses.replace(
+            SPEECH["bundled"].backbone, name="commands", overrides=SPEECH["bundled"].domain
+        ),
+        {},
+        "All rows begin with a model that was trained centrally on spoken commands.",
+    ),
+    "librispeech_conformer": _Central(
+        SPEECH["paper"].backbone,
+        SPEECH["paper"].domain,
+        "All rows begin with a model that was trained centrally on train-clean-100, go on with "
+        "train-other-500, and are tested on test-other.",
+    ),
+}
+
+
+def _centralised(speech: Speech) -> tuple[Row, ...]:
     """All from a model that was trained centrally on another domain."""
-    begin = {"backbone.path": f"{BACKBONES}{_BACKBONE.name}"}
+    plain, pruning = _configs(speech)
+    central = _CENTRAL[speech.name]
+    begin = {"backbone.path": f"{BACKBONES}{central.backbone.name}", **central.overrides}
     fixed = _options(schedule="constant", prune_from=0, steps=1, refine_every=0, refine_until=0)
-    refined = _options(refine_every=30, refine_until=150)
+    every, until = 30 * speech.length, 150 * speech.length
+    refined = _options(refine_every=every, refine_until=until)
     return (
-        Row("Unpruned", SPEECH, begin),
-        Row("Pruned centrally, then trained", _PRUNING, {**begin, **fixed}),
-        Row("Pruned centrally, then refined", _PRUNING, {**begin, **fixed, **refined}),
-        Row("Pruned in the federation", _PRUNING, begin),
+        Row("Unpruned", plain, begin),
+        Row("Pruned centrally, then trained", pruning, {**begin, **fixed}),
+        Row("Pruned centrally, then refined", pruning, {**begin, **fixed, **refined}),
+        Row("Pruned in the federation", pruning, begin),
     )
 
 
-def _speech(title: str, rows: tuple[Row, ...], note: str = "", **more) -> Table:
-    scale = Scale(rows, note=SPEAKERS + note, **more)
+def _speech(
+    title: str,
+    rows: Callable[[Speech], tuple[Row, ...]],
+    note: Callable[[Speech], str] = lambda speech: "",
+    backbones: Callable[[Speech], tuple[Backbone, ...]] = lambda speech: (),
+) -> Table:
+    scales = {
+        scale: Scale(rows(speech), note=speech.note + note(speech), backbones=backbones(speech))
+        for scale, speech in SPEECH.items()
+    }
     legend = SPEECH_LEGEND + _CONVENTION
-    return Table(title, _RECONSTRUCTION, {"bundled": scale}, SPEECH_COLUMNS, legend, SPEECH_FIGURE)
+    return Table(title, _RECONSTRUCTION, scales, SPEECH_COLUMNS, legend, SPEECH_FIGURE)
 
 
 def _images(title: str, rows: tuple[Row, ...]) -> Table:
@@ -164,27 +212,34 @@ _HALF = "Half of what is prunable goes. "
 TABLES = {
     "sparsity": _speech(
         "Federated pruning on speech: sparsity",
-        _sparsities(SPEECH, _PRUNING, {"ffn": 69}),
-        "The small model has 69 feed-forward units in each module, not 256.",
+        lambda speech: _sparsities(*_configs(speech), {"ffn": speech.pruned_ffn}),
+        lambda speech: (
+            f"The small model has {speech.pruned_ffn} feed-forward units in each module, not "
+            f"{speech.ffn}."
+        ),
     ),
     "patterns": _speech(
         "Federated pruning on speech: patterns",
-        _patterns(SPEECH, _PRUNING),
-        _HALF + "A row of an attention's output layer is one feature of all heads.",
+        lambda speech: _patterns(*_configs(speech)),
+        lambda speech: _HALF + "A row of an attention's output layer is one feature of all heads.",
     ),
     "scores": _speech(
-        "Federated pruning on speech: scores", _scores(), _HALF + "The same share of every width."
+        "Federated pruning on speech: scores",
+        _scores,
+        lambda speech: _HALF + "The same share of every width.",
     ),
-    "schedule": _speech("Federated pruning on speech: schedules", _schedules(), _HALF),
+    "schedule": _speech("Federated pruning on speech: schedules", _schedules, lambda speech: _HALF),
     "adaptive": _speech(
-        "Federated pruning on speech: one share of every width, or by importance", _allocations()
+        "Federated pruning on speech: one share of every width, or by importance", _allocations
     ),
-    "refinement": _speech("Federated pruning on speech: refined masks", _refinements(), _HALF),
+    "refinement": _speech(
+        "Federated pruning on speech: refined masks", _refinements, lambda speech: _HALF
+    ),
     "centralised": _speech(
         "Pruning with and without the clients' data",
-        _centralised(),
-        _HALF + "All rows begin with a model that was trained centrally on spoken commands.",
-        backbones=(_BACKBONE,),
+        _centralised,
+        lambda speech: _HALF + _CENTRAL[speech.name].note,
+        backbones=lambda speech: (_CENTRAL[speech.name].backbone,),
     ),
     "sparsity_images": _images(
         "Federated pruning on images: sparsity",

@@ -12,7 +12,7 @@ def _parsed_flags():
         benchmark.flags.FLAGS(["test"])
 
 
-def test_measures_a_tiny_case():
+def test_measures_a_tiny_case(optimized):
     cases = [benchmark.Case("dropout", "map", "patches", 2)]
     row, ceiling = benchmark.measure(cases, examples=4, seconds=0.01, repeats=1)
     assert row["clients_per_second"] > 0 and ceiling["matrix_rate"] > 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from experiments import binary
 from tests.experiments import cli
 
 
@@ -33,12 +34,23 @@ def test_data_of_the_run_gives_its_own_score_and_other_data_another(workdir):
     assert same["dataset"]["clients"] == 6 and same["round"] == 30
 
 
+def test_values_are_of_the_type_of_their_option():
+    pairs = [(False, "true"), (True, "False"), (3, "4"), (0.5, "1"), ("", "commands")]
+    found = [binary.value_like(default, text) for default, text in pairs]
+    assert found == [True, False, 4, 1.0, "commands"]
+    assert [type(value) for value in found] == [type(default) for default, _ in pairs]
+    for default, text in ((False, "0"), (3, "many"), (3, "")):
+        with pytest.raises(ValueError):
+            binary.value_like(default, text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data=grammar=digits"], "--data: the data set has no 'grammar'; use "),
         (["--data=clients=many"], "--data: clients cannot be 'many'"),
         (["--out=summary"], "--out='summary' cannot name a file"),
+        (["--out=clients_test"], "--out='clients_test' cannot name a file"),
     ],
 )
 def test_bad_input_is_one_line(workdir, arguments, message):

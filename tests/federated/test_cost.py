@@ -37,7 +37,7 @@ def _cost(emnist, spec, **sections):
     return client_cost(task, method, engine.local_plan(engine.recipe), server, arrays)
 
 
-def test_methods_make_the_compiled_step_cheaper(emnist):
+def test_methods_make_the_compiled_step_cheaper(emnist, optimized):
     full = _cost(emnist, "fedavg")
     assert full.params == full.trained_params == 1_206_590
     # Forward, and backward to weights and inputs, of 2 * 72.9 M / 6 multiply-adds.

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fedlite.federated import local
-from fedlite.federated.evaluation import across_clients
 from fedlite.federated.local import ClientData, ClientOptimizer, LocalPlan
 from fedlite.federated.personalization import personalize
 from fedlite.methods import Method
+from fedlite.tasks import across_clients
 from tests import toy
 
 SIZES = (8, 20, 1, 12)

@@ -1,6 +1,7 @@
 """Two processes with two devices each, against one process with one device or four."""
 
 import json
+import os
 import pathlib
 import socket
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from fedlite.federated.cohort import lay_out
 from tests import toy
 from tests.experiments import cli
 
-# What compiles fastest: most of the time goes there.
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={}"
+# Beside those of all tests.
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={{}}"
 # The rounds of each method's run, FedOBD's two stages among them.
 ROUNDS = 10
 METHODS = {

@@ -44,15 +44,6 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """What is compiled here runs for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_split(seed=0):
     """Clients of 0 examples and more, most of them small."""
     return toy.make_split(tuple(np.random.default_rng(7).geometric(0.25, POPULATION) - 1), seed)

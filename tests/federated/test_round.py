@@ -136,10 +136,10 @@ np.savez(f"{OUT}/stateful.npz", **server.params)
 
 
 def test_four_virtual_devices(task, params, reference, tmp_path):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     subprocess.run(
         [sys.executable, "-c", _ON_FOUR_DEVICES.replace("{OUT}", str(tmp_path))],
-        env=environment,
+        env={**os.environ, "XLA_FLAGS": flags},
         cwd=pathlib.Path(__file__).parents[2],
         check=True,
     )

@@ -28,15 +28,6 @@ PARTICIPATION = {"dp_fedavg": "uniform", "dp_ftrl": "cyclic"}
 CLIP = 0.5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """What compiles here runs for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def task():
     return toy.make_task(hidden=(6,))
@@ -456,14 +447,10 @@ for name in test_dp.PARTICIPATION:
 @pytest.fixture(scope="module")
 def on_two_devices(tmp_path_factory):
     out = tmp_path_factory.mktemp("two_devices")
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     subprocess.run(
         [sys.executable, "-c", _ON_TWO_DEVICES.replace("{OUT}", str(out))],
-        env=environment,
+        env={**os.environ, "XLA_FLAGS": flags},
         cwd=pathlib.Path(__file__).parents[2],
         check=True,
     )

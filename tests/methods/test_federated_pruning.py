@@ -203,8 +203,6 @@ def test_pruned_units_come_back_where_they_are_kept(pruned):
 @pytest.fixture(scope="module")
 def run(task, params):
     """A full round, a mask for 1 and 2, a refined one for 3 and 4: engine, servers, results."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
     method = _method(
         task, rounds=5, prune_from=1, refine_every=2, refine_until=4, score="movement", decay=0.0
     )
@@ -216,8 +214,7 @@ def run(task, params):
         server, (result,) = engine.run(server, number, 1)
         servers.append(_host(engine, server))
         results.append(result)
-    yield engine, servers, results
-    jax.config.update("jax_disable_most_optimizations", before)
+    return engine, servers, results
 
 
 def _host(engine, server):

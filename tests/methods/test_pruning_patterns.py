@@ -34,15 +34,6 @@ PARAMS = {"a/kernel": KERNEL, "a/bias": jnp.array([10.0, 20.0, 30.0])}
 AXES = UnitAxes(FrozenDict({"a/kernel": (None, None), "a/bias": (None,)}))
 
 
-@pytest.fixture(autouse=True)
-def quick(request):
-    """Compiles without optimisations, but where a cost is read."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", "costs" not in request.fixturenames)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def _pruning(pattern, **options):
     options = {"prune_from": 0, "score": "weight_l1", **options}
     return FederatedPruning(AXES, SHAPES, 100, pattern, **options)
@@ -308,7 +299,7 @@ def test_entries_that_nobody_trained_keep_their_bits(pattern):
 
 
 @pytest.fixture
-def costs(quick):
+def costs(optimized):
     """Of a perceptron for 28 x 28 images, by pattern, at half of its kernels' entries."""
     model = models.build("mlp", num_classes=10, hidden=(128, 128))
     example = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
@@ -381,6 +372,27 @@ def test_a_method_that_remembers_arrays_stands_outside():
 def test_refusals(pattern, options, match):
     with pytest.raises(UserError, match=match):
         _pruning(pattern, **options)
+
+
+@pytest.mark.parametrize("pattern", ["unit", "column", "unstructured"])
+def test_it_stands_before_what_cuts_the_model(pattern):
+    task = toy.make_task(hidden=(6, 5))
+    options = {
+        "federated_dropout": {"rates": ((".*", 0.5),)},
+        "federated_pruning": {"pattern": pattern, "sparsity": 0.3},
+    }
+    method = toy.make_method(task, "federated_dropout+federated_pruning", **options)
+    with pytest.raises(UserError, match=r"federated_pruning ranks .* put it further left"):
+        method.init(KEYS.round, server_view(toy.make_params(task)))
+
+
+@pytest.mark.parametrize("spec", ["dp_fedavg+federated_pruning", "federated_pruning+dp_fedavg"])
+def test_private_training_refuses_it_before_the_first_mask(spec):
+    task = toy.make_task()
+    context = toy.make_context(task)._replace(weighting="uniform", participation="poisson")
+    toy.make_method(task, "dp_fedavg", context)
+    with pytest.raises(UserError, match=r"DpFedAvg needs every client .* FederatedPruning leaves"):
+        toy.make_method(task, spec, context, federated_pruning={"prune_from": 2})
 
 
 @pytest.mark.parametrize("inner", ["federated_dropout", "heterofl"])

@@ -19,6 +19,7 @@ from tests.models.test_models import IMAGES, TOKENS, apply, silence, take, tiny
 
 CONVS = ((r"stem_conv|.*/conv[12]", 0),)
 BLOCKS = ((r"layer\d/attention", 2), (r"layer\d/ffn1>ffn2", 3))
+MODULES = ((r"block\d/attention", 2), (r"block\d/ffn\d/in>out", 3))
 # name, kind, places
 CASES = {
     "resnet26-parallel": ("resnet26", "parallel", CONVS),
@@ -27,6 +28,7 @@ CASES = {
     "emnist_cnn-parallel": ("emnist_cnn", "parallel", (("conv1", 0), ("conv2", 2), ("dense1", 2))),
     "transformer-parallel": ("char_transformer", "parallel", BLOCKS),
     "transformer-lora": ("char_transformer", "lora", ((r".*/(query|out|ffn1)", 2),)),
+    "conformer-parallel": ("conformer", "parallel", MODULES),
     "transformer-series": ("char_transformer", "series", ((r".*/(query|ffn2|norm2)", 2),)),
 }
 
@@ -95,6 +97,19 @@ def test_zero_adapters_change_nothing_and_the_backbone_keeps_its_bits(case):
         np.testing.assert_array_equal(backbone[path], value)
     plain = apply(model, fresh, example)
     np.testing.assert_array_equal(apply(adapted, params, example), plain)
+
+
+def test_zero_adapters_change_nothing_of_speech_within_its_frames():
+    model, adapted, example = make("conformer-parallel")
+    params = units.init_params(adapted, jax.random.key(1), example)
+    fresh = {path: value for path, value in params.items() if not path.startswith("adapters/")}
+    frames = np.array([12, 7], np.int32)
+    logits = apply(adapted, params, example, frames=frames)
+    np.testing.assert_array_equal(logits, apply(model, fresh, example, frames=frames))
+    # They got there: without them the second utterance is a longer one.
+    whole = apply(adapted, params, example)
+    assert np.abs(whole - logits)[1].max() > 1e-3 and not np.abs(whole - logits)[0].max() > 1e-5
+    assert adapted.output_frames(frames).tolist() == [3, 2]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -26,15 +26,6 @@ TINY = {
 FRAMES = np.array([17, 20, 6], np.int32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """What compiles here runs for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def apply(model, params, x, frames):
     return units.apply(model, params, x, frames=frames)

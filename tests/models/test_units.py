@@ -1,5 +1,8 @@
 """Unit axes on small modules whose axes can be written down by hand."""
 
+import math
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -134,6 +137,60 @@ class Wrong(nn.Module):
 def test_widths_that_cannot_be_dropped_are_refused(fault, says):
     with pytest.raises(ValueError, match=says):
         units.unit_axes(Wrong(FrozenDict(a=2, b=2), fault), X)
+
+
+class Sizes(nn.Module):
+    """A dense layer for each width, and one of `size(widths)` features."""
+
+    widths: FrozenDict[str, int]
+    size: Callable[[dict[str, int]], int]
+
+    @nn.compact
+    def __call__(self, x):
+        for width, units_ in self.widths.items():
+            nn.Dense(units_, name=width)(x)
+        return nn.Dense(self.size(self.widths), name="dense")(x)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=3, max_size=5),
+    counts=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    constant=st.integers(0, 3),
+    product=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_widths_together_tell_what_each_width_alone_does(sizes, counts, constant, product):
+    """Sums with a constant, and products: no mixture passes for one width."""
+    widths = FrozenDict({f"w{i}": size for i, size in enumerate(sizes)})
+
+    def size(widths):
+        if product:
+            return math.prod(n for n, count in zip(widths.values(), counts) if count)
+        return constant + sum(n * count for n, count in zip(widths.values(), counts)) or 1
+
+    model = Sizes(widths, size)
+    shapes = units.param_shapes(model, X)
+    together = units._all_widths_at_once(model, X, shapes)
+    try:
+        expected = units._one_width_at_a_time(model, X, shapes)
+    except ValueError:
+        expected = None
+    assert together == expected
+
+
+def test_two_traces_are_enough_for_many_widths(monkeypatch):
+    traces = []
+    param_shapes = units.param_shapes
+    monkeypatch.setattr(units, "param_shapes", lambda *a: traces.append(1) or param_shapes(*a))
+    widths = FrozenDict({f"w{i}": 2 + i % 3 for i in range(40)})
+    axes = units.unit_axes(Sizes(widths, lambda widths: 5), X)
+    assert len(traces) == 3
+    assert axes.table == {
+        **{f"{width}/kernel": (None, UnitAxis(width, 1)) for width in widths},
+        **{f"{width}/bias": (UnitAxis(width, 1),) for width in widths},
+        "dense/kernel": (None, None),
+        "dense/bias": (None,),
+    }
 
 
 def test_initialisation_is_replayed_and_independent_of_other_arrays():

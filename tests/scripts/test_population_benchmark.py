@@ -75,7 +75,8 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     assert run(f"--data={tmp_path}", *sizes, f"--out={tmp_path / 'table.md'}") == 0
     row = (tmp_path / "table.md").read_text().splitlines()[-1].strip("| ").split(" | ")
     assert row[:2] == ["scaffold", "6"] and row[3] == row[5] == "1.00"
-    assert 0 < float(row[2].split()[0]) < 60 and 0 < float(row[4]) < 60
+    # A fast machine's round is 0.000 s.
+    assert 0 <= float(row[2].split()[0]) < 60 and 0 <= float(row[4]) < 60
     assert 50 < float(row[6].replace(",", "")) < 3000
 
 

@@ -362,7 +362,6 @@ def reproduce(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "scripts.reproduce_table", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
     )

@@ -24,15 +24,6 @@ EXAMPLE = jax.ShapeDtypeStruct((1, LENGTH, MELS), jnp.float32)
 KEY = jax.random.key(1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """What compiles here runs for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_split(seed=0) -> Split:
     """Three speakers with 3, 1 and 2 utterances; the last is too short for its labels."""
     rng = np.random.default_rng(seed)

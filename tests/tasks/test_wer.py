@@ -23,7 +23,7 @@ def test_errors_by_hand():
 
 def test_a_missing_jiwer_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(UserError, match="fedlite\\[speech\\]"):
+    with pytest.raises(UserError, match=r"jiwer .* pip install -e '\.\[speech\]'"):
         wer.word_errors(["a"], ["a"])
 
 

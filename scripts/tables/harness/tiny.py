@@ -29,9 +29,9 @@ _EXPERIMENT = {
     "eval_every": 1,
     "checkpoint_every": 2,
 }
-# A model's sizes are divided by this, down to 1, or to what leaves something to drop or to name.
+# A model's sizes are divided by this, down to 1, or to what leaves something to drop.
 _DIVISOR = 16
-_LEAST = {"heads": 2, "blocks": 2}
+_LEAST = {"heads": 2}
 
 
 def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -45,12 +45,25 @@ def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
       tuple of integers) divided by 16, and none of the task's buckets, each of which compiles.
     """
     sizes = {key: _divided(value, _LEAST.get(key, 1)) for key, value in config.model.items()}
+    if "d_model" in sizes:
+        # The heads share it.
+        sizes["d_model"] += -sizes["d_model"] % sizes["heads"]
     return {
         **{key: value for key, value in _EXPERIMENT.items() if key in config},
         **{f"dataset.{key}": value for key, value in _DATASET.items() if key in config.dataset},
         **{f"model.{key}": value for key, value in sizes.items() if value is not None},
         "task.buckets": (),
+        **_rates(config, sizes),
     }
+
+
+def _rates(config: ml_collections.ConfigDict, sizes) -> dict[str, Any]:
+    """Rates of federated dropout without those of blocks that are gone, where some are."""
+    rates = config.get("federated_dropout", {}).get("rates", ())
+    gone = [f"block{i}/" for i in range(1, config.model.get("blocks", 0) + 1)]
+    gone = tuple(gone[sizes.get("blocks") or len(gone) :])
+    left = tuple(rule for rule in rates if not rule[0].startswith(gone))
+    return {"federated_dropout.rates": left} if len(left) < len(rates) else {}
 
 
 def _divided(value, least: int):
