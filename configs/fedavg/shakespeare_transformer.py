@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/fedavg/shakespeare_transformer.py --workdir=DIR
 
-407,776 parameters; FedAvg's clients and FedAdam's server. Test accuracy 0.449 after 150 rounds (seed
-0), and still rising.
+407,776 parameters; FedAvg's clients and FedAdam's server. Test accuracy 0.449 after 150 rounds
+(seed 0), and still rising.
 """
 
 from configs import common
