@@ -1,14 +1,16 @@
 """Scores sub-models cut out of a run's model, without further training, and exports one of them.
 
     python -m experiments.evaluate_submodels --workdir=DIR [--rates=0,0.25,0.5] [--draws=5]
-        [--kinds=random,nested,norm] [--widths="dense.*"]
+        [--kinds=random,nested,norm] [--widths="dense.*"] [--rescale=as_trained]
         [--export=MODEL --export_kind=norm --export_rate=0.5]
 
 A sub-model of rate r keeps round((1 - r) n) units of each width: drawn at random (a mean over
 seeds), nested (the first), or by norm (those with the greatest L2 norm of the kernel entries that
-leave with the unit). It prints a table of size against the task's metric on the test set (accuracy,
-or the word error rate of speech) and writes it to DIR/submodels.json, .png and .pdf. An exported
-model loads by `fedlite.models.export.load`.
+leave with the unit). Kernels that read from a cut width are multiplied by total / kept where the
+run's method did so with its sub-models (federated_dropout.rescale), or as --rescale says. It prints
+a table of size against the task's metric on the test set (accuracy, or the word error rate of
+speech) and writes it to DIR/submodels.json, .png and .pdf. An exported model loads by
+`fedlite.models.export.load`.
 """
 
 import pathlib
@@ -26,6 +28,9 @@ _RATES = flags.DEFINE_list("rates", ["0", "0.25", "0.5", "0.75"], "Shares of uni
 _KINDS = flags.DEFINE_list("kinds", list(KINDS), "How units are chosen: random, nested, norm.")
 _DRAWS = flags.DEFINE_integer("draws", 5, "Draws of a random sub-model.", lower_bound=1)
 _WIDTHS = flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths that are cut.")
+_RESCALE = flags.DEFINE_enum(
+    "rescale", "as_trained", ["as_trained", "yes", "no"], "Whether sub-models are rescaled."
+)
 _EXPORT = flags.DEFINE_string("export", "", "Directory of an exported sub-model.")
 _EXPORT_KIND = flags.DEFINE_enum("export_kind", "norm", KINDS, "Of the exported sub-model.")
 _EXPORT_RATE = flags.DEFINE_float("export_rate", 0.5, "Of the exported sub-model.")
@@ -57,16 +62,25 @@ def main(_):
     cut = {width: n for width, n in units.items() if first_match(rule, width, False)}
     evaluator = Evaluator(task, run.experiment.dataset.splits["test"])
     metric = task.metric
-    rows = evaluate(task.axes, params, cut, evaluator.evaluate, rates, kinds, _DRAWS.value, metric)
+    trained = any(getattr(m, "rescale", False) for m in getattr(method, "methods", (method,)))
+    rescale = {"as_trained": trained, "yes": True, "no": False}[_RESCALE.value]
+
+    def make(kind, rate, seed):
+        units = choose(kind, task.axes, params, cut, rate, seed)
+        return sub_model(task.axes, params, units, rescale)
+
+    rows = evaluate(make, params, evaluator.evaluate, rates, kinds, _DRAWS.value, metric)
     directory = pathlib.Path(_WORKDIR.value)
-    result = {"round": run.round, "widths": sorted(cut), "rows": rows}
+    result = {"round": run.round, "widths": sorted(cut), "rescale": rescale, "rows": rows}
     write_atomically(directory / "submodels.json", to_json(finite(result)))
     draw(rows, run.experiment.names, directory / "submodels", metric)
     print(table(rows, metric))
     if _EXPORT.value:
         kind, rate, seed = _EXPORT_KIND.value, _EXPORT_RATE.value, _EXPORT_SEED.value
-        chosen = sub_model(task.axes, params, choose(kind, task.axes, params, cut, rate, seed))
-        _export(run, chosen, {"kind": kind, "rate": rate, "seed": seed}, evaluator)
+        chosen = make(kind, rate, seed)
+        _export(
+            run, chosen, {"kind": kind, "rate": rate, "seed": seed, "rescale": rescale}, evaluator
+        )
 
 
 def parse_rates(texts: Sequence[str]) -> list[float]:
@@ -126,21 +140,39 @@ def choose(
     return {width: np.sort(order[width][: kept_units(n, rate)]) for width, n in widths.items()}
 
 
-def sub_model(axes, params: Mapping[str, Any], units: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters at the kept units, by path; `units` are indices by width."""
+def sub_model(
+    axes, params: Mapping[str, Any], units: Mapping[str, Any], rescale: bool = False
+) -> dict[str, Any]:
+    """The parameters at the kept units, by path.
+
+    Args:
+      axes: the model's `UnitAxes`.
+      params: of the full model by path.
+      units: indices by width.
+      rescale: whether kernels that read from a cut width are multiplied by total / kept.
+    """
     import numpy as np
 
-    from fedlite.methods.submodel import Kept, take
+    from fedlite.methods.submodel import Kept, scale, take
 
     totals = axes.widths({path: np.shape(value) for path, value in params.items()})
     kept = {w: Kept(own, totals[w]) for w, own in units.items() if len(own) < totals[w]}
-    return {path: np.asarray(take(axes.of(path), value, kept)) for path, value in params.items()}
+    cut = {path: np.asarray(take(axes.of(path), value, kept)) for path, value in params.items()}
+    if not rescale:
+        return cut
+    return {path: value * np.float32(scale(axes, path, kept)) for path, value in cut.items()}
 
 
-def evaluate(axes, params, widths, score, rates, kinds, seeds: int, metric) -> list[dict[str, Any]]:
-    """A row a kind and rate: size and metric, with the deviation over the seeds of "random".
+def evaluate(make, params, score, rates, kinds, draws: int, metric) -> list[dict[str, Any]]:
+    """A row a kind and rate: size and metric, with the deviation over the draws of "random".
 
-    `score` maps parameters to an `Evaluation`; its clients, if any, are kept draw by draw.
+    Args:
+      make: maps kind, rate and seed to the parameters of a sub-model.
+      params: of the full model by path.
+      score: maps parameters to an `Evaluation`; its clients, if any, are kept draw by draw.
+      rates, kinds: of the sub-models.
+      draws: of "random".
+      metric: the task's.
     """
     import numpy as np
 
@@ -149,8 +181,8 @@ def evaluate(axes, params, widths, score, rates, kinds, seeds: int, metric) -> l
     for rate in rates:
         for kind in kinds:
             found = []
-            for seed in range(seeds if kind == "random" and rate else 1):
-                cut = sub_model(axes, params, choose(kind, axes, params, widths, rate, seed))
+            for seed in range(draws if kind == "random" and rate else 1):
+                cut = make(kind, rate, seed)
                 found.append(score(cut))
             size = sum(np.size(value) for value in cut.values())
             values = [each.metrics[metric.name] for each in found]

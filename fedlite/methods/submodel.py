@@ -58,6 +58,12 @@ def put(axes, value, kept: dict[str, Kept], hit):
     return jnp.where(hit, value, jnp.zeros((), value.dtype))
 
 
+def scale(axes, path: str, kept: dict[str, Kept]) -> float:
+    """total / kept of each width that the kernel at `path` reads from, as in inverted dropout."""
+    read = [axes.of(path)[d].width for d in axes.input_axes(path)]
+    return math.prod(kept[w].total / len(kept[w].indices) for w in read if w in kept)
+
+
 def _entries(units, size: int):
     # A unit is `size` neighbouring entries: the channels of a norm group, a head.
     return (units[:, None] * size + jnp.arange(size)).ravel() if size > 1 else units
@@ -127,10 +133,7 @@ class SubModel(Method):
         return Update(parts, update.weight), mine
 
     def _scale(self, path, kept) -> float:
-        if not self.rescale:
-            return 1
-        read = [self.axes.of(path)[d].width for d in self.axes.input_axes(path)]
-        return math.prod(kept[w].total / len(kept[w].indices) for w in read if w in kept)
+        return scale(self.axes, path, kept) if self.rescale else 1
 
     def _check(self):
         if self.aggregation not in AGGREGATIONS:

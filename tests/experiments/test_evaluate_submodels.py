@@ -52,21 +52,24 @@ def test_choices(task):
     assert len(draws) > 3 and draws == {tuple(sorted(set(draw))) for draw in draws}
     cut = evaluate_submodels.sub_model(task.axes, params, chosen("nested"))
     toy.assert_same_bits(cut["dense2/kernel"], params["dense2/kernel"][:3, :2])
-    whole = evaluate_submodels.sub_model(task.axes, params, chosen("norm", 0.0))
+    whole = evaluate_submodels.sub_model(task.axes, params, chosen("norm", 0.0), rescale=True)
     toy.assert_same_bits(whole, params)
+    # 3 of 6 units of dense1 are left, so what reads from them counts twice.
+    scaled = evaluate_submodels.sub_model(task.axes, params, chosen("nested"), rescale=True)
+    toy.assert_same_bits(scaled["dense2/kernel"], 2 * cut["dense2/kernel"])
+    toy.assert_same_bits(scaled["dense1/bias"], cut["dense1/bias"])
 
 
 def test_rows_name_the_metric_of_the_task(task, tmp_path):
     params = toy.make_params(task)
     rates = iter([0.25, 0.5, 0.75])
     rows = evaluate_submodels.evaluate(
-        task.axes,
+        lambda *_: params,
         params,
-        dict(task.model.widths),
         lambda cut: Evaluation({"wer": next(rates), "loss": 2.0}, {"s": {"errors": 1, "words": 4}}),
         rates=[0.0, 0.5],
         kinds=["random"],
-        seeds=2,
+        draws=2,
         metric=Speech.metric,
     )
     assert [(row["wer"], row["wer_std"], row["wers"]) for row in rows] == [
