@@ -39,6 +39,12 @@ def define_workdir() -> flags.FlagHolder:
     return flags.DEFINE_string("workdir", None, "Where the run's files go.")
 
 
+@functools.cache
+def define_widths() -> flags.FlagHolder:
+    """Defines --widths=PATTERN, which chooses a model's widths; all by default."""
+    return flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths.")
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with them or the config's file becomes one line."""
     try:

@@ -27,7 +27,7 @@ _WORKDIR = binary.define_workdir()
 _RATES = flags.DEFINE_list("rates", ["0", "0.25", "0.5", "0.75"], "Shares of units that go.")
 _KINDS = flags.DEFINE_list("kinds", list(KINDS), "How units are chosen: random, nested, norm.")
 _DRAWS = flags.DEFINE_integer("draws", 5, "Draws of a random sub-model.", lower_bound=1)
-_WIDTHS = flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths that are cut.")
+_WIDTHS = binary.define_widths()
 _RESCALE = flags.DEFINE_enum(
     "rescale", "as_trained", ["as_trained", "yes", "no"], "Whether sub-models are rescaled."
 )

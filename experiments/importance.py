@@ -23,7 +23,7 @@ from absl import app, flags
 from experiments import binary
 
 _WORKDIR = binary.define_workdir()
-_WIDTHS = flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths.")
+_WIDTHS = binary.define_widths()
 _RATE = flags.DEFINE_float("rate", 0.5, "One rate for all widths that gives the client's size.")
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Of the examples.")
 

@@ -145,6 +145,7 @@ class _Run:
         self.final: dict[str, Any] = {}
         self.steps = {"padded": 0, "real": 0}
         self.seconds = {"compile": 0.0, "train": 0.0}
+        self.peak_memory = 0
         self.pace: float | None = None
 
     def go(self, stopped: threading.Event) -> dict[str, Any] | None:
@@ -212,6 +213,8 @@ class _Run:
         self.pace = elapsed / len(results)
         self.seconds["compile"] += compiled
         self.seconds["train"] += elapsed
+        # Of training: a later start that only writes the summary has a peak of its own.
+        self.peak_memory = max(self.peak_memory, _peak_host_memory())
         for result in results:
             self._account(result)
         rate = self.meter.client_rounds / max(self.seconds["train"], 1e-9)
@@ -285,6 +288,7 @@ class _Run:
                     "final": self.final,
                     "steps": self.steps,
                     "seconds": self.seconds,
+                    "peak_memory": self.peak_memory,
                 },
             )
         self.last_saved = self.round
@@ -309,6 +313,7 @@ class _Run:
         self.meter.load(progress["meter"])
         self.best, self.final = progress["best"], progress["final"]
         self.steps, self.seconds = dict(progress["steps"]), dict(progress["seconds"])
+        self.peak_memory = progress.get("peak_memory", 0)
         self.round = self.last_saved = restored.round
         self.workdir.rewind(self.round)
 
@@ -339,7 +344,7 @@ class _Run:
             "seconds": self.seconds,
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
-            "peak_host_memory_bytes": _peak_host_memory(),
+            "peak_host_memory_bytes": self.peak_memory,
             "privacy": experiment.method.privacy(self.round),
             **personalized,
         }

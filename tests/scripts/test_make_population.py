@@ -9,33 +9,15 @@ import time
 
 import numpy as np
 import pytest
-from absl import flags, logging
-from absl.testing import flagsaver
 
-from experiments import binary
 from fedlite import data
 from fedlite.data import population
-from scripts import make_population
+from tests.program import Program
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ("--source=digits", "--examples_per_client=2", "--seed=3")
-
-
-def run(*arguments):
-    """The program in this process; its exit code."""
-    argv, before = ["make_population", *map(str, arguments)], sys.argv
-    saved, verbosity = flagsaver.save_flag_values(flags.FLAGS), logging.get_verbosity()
-    try:
-        sys.argv = argv
-        flags.FLAGS.unparse_flags()
-        binary.guarded(make_population.main)(binary.parse_flags(argv))
-    except SystemExit as exit_:
-        return exit_.code
-    finally:
-        sys.argv = before
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
-        logging.set_verbosity(verbosity)
-    return 0
+PROGRAM = Program("scripts.make_population")
+make_population, run = PROGRAM.module, PROGRAM.run
 
 
 def load(directory, clients):

@@ -3,40 +3,25 @@
 import hashlib
 import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
-from absl import flags, logging
-from absl.testing import flagsaver
 
-from experiments import binary
 from fedlite.data import synthesis
-from scripts import make_speech_corpus
+from tests.program import Program
 
 soundfile = pytest.importorskip("soundfile", reason="the extra 'speech' is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra 'speech' is not installed")
 
+PROGRAM = Program("scripts.make_speech_corpus")
+make_speech_corpus = PROGRAM.module
 RECIPE = synthesis.Recipe("commands", speakers=2, utterances=2)
 
 
 def run(out, *arguments, speakers=2):
     """The program in this process; its exit code."""
     wanted = (f"--speakers={speakers}", "--utterances=2", "--grammar=commands")
-    argv = ["make_speech_corpus", f"--out={out}", *wanted, *arguments]
-    saved, verbosity = flagsaver.save_flag_values(flags.FLAGS), logging.get_verbosity()
-    before = sys.argv
-    try:
-        sys.argv = argv
-        flags.FLAGS.unparse_flags()
-        binary.guarded(make_speech_corpus.main)(binary.parse_flags(argv))
-    except SystemExit as exit_:
-        return exit_.code
-    finally:
-        sys.argv = before
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
-        logging.set_verbosity(verbosity)
-    return 0
+    return PROGRAM.run(f"--out={out}", *wanted, *arguments)
 
 
 def contents(out):

@@ -1,31 +1,11 @@
 """Tests of benchmarks/population.py: the figures of its table, and a tiny run."""
 
-import sys
-
 import pytest
-from absl import flags, logging
-from absl.testing import flagsaver
 
-from benchmarks import population
-from benchmarks.population import Turn
-from experiments import binary
+from tests.program import Program
 
-
-def run(*arguments):
-    """The program in this process; its exit code."""
-    argv, before = ["population", *map(str, arguments)], sys.argv
-    saved, verbosity = flagsaver.save_flag_values(flags.FLAGS), logging.get_verbosity()
-    try:
-        sys.argv = argv
-        flags.FLAGS.unparse_flags()
-        binary.guarded(population.main)(binary.parse_flags(argv))
-    except SystemExit as exit_:
-        return exit_.code
-    finally:
-        sys.argv = before
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
-        logging.set_verbosity(verbosity)
-    return 0
+PROGRAM = Program("benchmarks.population")
+population, run = PROGRAM.module, PROGRAM.run
 
 
 def test_the_table_by_hand(tmp_path, monkeypatch):
@@ -42,7 +22,7 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
         def turn(self):
             asked.append(self.name)
             wall = self.left.pop(0)
-            return Turn(wall, wall / 2, (100 + self.name[1] - len(self.left)) * 10**6)
+            return population.Turn(wall, wall / 2, (100 + self.name[1] - len(self.left)) * 10**6)
 
         def close(self):
             asked.append("close")
