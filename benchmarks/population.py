@@ -92,7 +92,6 @@ def work(method: str, hidden: list, population: int, clients: int, rounds: int, 
     from configs.fedavg import population_mlp
     from experiments.build import build
     from fedlite.federated.checkpoint import Checkpoints, fingerprint
-    from fedlite.federated.engine import Engine
     from fedlite.federated.evaluation import Evaluator
     from fedlite.federated.meter import Meter
 
@@ -103,16 +102,7 @@ def work(method: str, hidden: list, population: int, clients: int, rounds: int, 
     config.dataset.clients, config.dataset.data_dir = population, data_dir
     experiment = build(config)
     train = experiment.dataset.splits["train"]
-    engine = Engine(
-        task=experiment.task,
-        method=experiment.method,
-        recipe=experiment.recipe,
-        split=train,
-        client_optimizer=experiment.client_optimizer,
-        server_optimizer=experiment.server_optimizer,
-        options=experiment.options,
-        seed=experiment.seed,
-    )
+    engine = experiment.engine()
     meter = Meter(train.num_clients)
     evaluator = Evaluator(experiment.task, experiment.dataset.splits["test"])
     progress = {"data": fingerprint(experiment.dataset)}

@@ -38,16 +38,7 @@ def restore(workdir: str) -> Run:
     """
     config = read_config(pathlib.Path(workdir) / "config.json")
     experiment = build(config)
-    engine = Engine(
-        task=experiment.task,
-        method=experiment.method,
-        recipe=experiment.recipe,
-        split=experiment.dataset.splits["train"],
-        client_optimizer=experiment.client_optimizer,
-        server_optimizer=experiment.server_optimizer,
-        options=experiment.options,
-        seed=experiment.seed,
-    )
+    engine = experiment.engine()
     template = engine.host(engine.init(experiment.init_params()))
     directory = pathlib.Path(workdir) / "checkpoints"
     restored = None

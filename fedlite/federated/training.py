@@ -77,6 +77,19 @@ class Experiment:
     checkpoint_every: int
     personalization: tuple[int, float] = (0, 0.0)
 
+    def engine(self) -> Engine:
+        """A new engine for the split "train"."""
+        return Engine(
+            task=self.task,
+            method=self.method,
+            recipe=self.recipe,
+            split=self.dataset.splits["train"],
+            client_optimizer=self.client_optimizer,
+            server_optimizer=self.server_optimizer,
+            options=self.options,
+            seed=self.seed,
+        )
+
 
 def train(
     experiment: Experiment, workdir: Workdir, profile_rounds: int = 0
@@ -116,16 +129,7 @@ class _Run:
         self.first = processes.index() == 0
         self.profiler = Profiler(workdir.path / "profile", profile_rounds)
         train_split = experiment.dataset.splits["train"]
-        self.engine = Engine(
-            task=experiment.task,
-            method=experiment.method,
-            recipe=experiment.recipe,
-            split=train_split,
-            client_optimizer=experiment.client_optimizer,
-            server_optimizer=experiment.server_optimizer,
-            options=experiment.options,
-            seed=experiment.seed,
-        )
+        self.engine = experiment.engine()
         if experiment.personalization[0] and self.engine.streams:
             raise UserError(
                 "personalization.epochs needs data that fits on the device, and "
