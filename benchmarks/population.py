@@ -9,7 +9,6 @@ and a checkpoint is written, so that the memory is that of a real run. DIR keeps
 
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -94,6 +93,7 @@ def work(method: str, hidden: list, population: int, clients: int, rounds: int, 
     from fedlite.federated.checkpoint import Checkpoints, fingerprint
     from fedlite.federated.evaluation import Evaluator
     from fedlite.federated.meter import Meter
+    from fedlite.federated.training import peak_host_memory
 
     binary.start_jax()
     config = population_mlp.get_config()
@@ -122,8 +122,8 @@ def work(method: str, hidden: list, population: int, clients: int, rounds: int, 
             evaluator(engine.host(server).params)
             progress["meter"] = meter.save()
             checkpoints.save(done, engine.host(server), engine.store.save(), progress)
-            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            print(json.dumps(Turn(wall / rounds, cpu / rounds, peak)), flush=True)
+            turn = Turn(wall / rounds, cpu / rounds, peak_host_memory())
+            print(json.dumps(turn), flush=True)
         checkpoints.close()
 
 

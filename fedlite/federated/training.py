@@ -6,6 +6,8 @@ rounds; process 0 alone reads and writes the directory and shows progress.
 
 import contextlib
 import dataclasses
+import pathlib
+import re
 import resource
 import signal
 import sys
@@ -218,7 +220,7 @@ class _Run:
         self.seconds["compile"] += compiled
         self.seconds["train"] += elapsed
         # Of training: a later start that only writes the summary has a peak of its own.
-        self.peak_memory = max(self.peak_memory, _peak_host_memory())
+        self.peak_memory = max(self.peak_memory, peak_host_memory())
         for result in results:
             self._account(result)
         rate = self.meter.client_rounds / max(self.seconds["train"], 1e-9)
@@ -354,11 +356,16 @@ class _Run:
         }
 
 
-def _peak_host_memory() -> int:
-    """The most memory that this process had at a time, mapped files included."""
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_host_memory() -> int:
+    """The most memory that this process had at a time, in bytes, mapped files included."""
+    try:
+        # On Linux `getrusage` begins with the memory of the process that started this one.
+        status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
+    except (OSError, TypeError):
+        # Linux counts in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Signals:
