@@ -43,8 +43,7 @@ def balanced(layout: Layout) -> Layout:
 
     `lay_out` gives the first device the largest client of every row of chunks. Here the heaviest
     chunk of a row goes to the device with the fewest steps so far: a round lasts as long as its
-    busiest device (100 log-normal clients of unit deviation on 8 devices: 1.18 times the mean, not
-    1.34).
+    busiest device.
     """
     steps = layout.cohort.steps
     if len(steps) == 1:
