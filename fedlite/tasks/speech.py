@@ -12,6 +12,7 @@ import numpy as np
 from fedlite.data.federated import Split
 from fedlite.models import units
 from fedlite.tasks import ctc, wer
+from fedlite.tasks.branches import switch
 from fedlite.tasks.metrics import Evaluation, Metric, across_clients
 from fedlite.tasks.task import Scores, Task
 
@@ -83,17 +84,21 @@ class Speech(Task):
         # What is masked needs no frame, so a batch may be cut within it.
         frames = jnp.where(mask > 0, batch["frames"], 0)
 
-        def total(length):
-            logits = self.apply(params, x[:, :length], key=key, train=True, frames=frames)
-            losses, possible = ctc.loss(logits, self.model.output_frames(frames), batch["y"])
-            return jnp.sum(losses * mask), jnp.sum(possible * mask)
-
+        operands = (x, frames, batch["y"], mask, key)
         cut = jax.default_backend() == "cpu" and self.model.convolution != "xla"
         lengths = [*(n for n in self.buckets if cut and n < x.shape[1]), x.shape[1]]
+        branches = tuple(functools.partial(self._mean_loss, length) for length in lengths)
+        if len(branches) == 1:
+            return branches[0](params, operands)
         first = jnp.sum(jnp.max(frames) > jnp.array(lengths[:-1], jnp.int32))
-        branches = [functools.partial(total, length) for length in lengths]
-        value, weight = jax.lax.switch(first, branches) if len(branches) > 1 else branches[0]()
-        return value / jnp.maximum(weight, 1)
+        return switch(branches, first, params, operands)
+
+    def _mean_loss(self, length: int, params, operands):
+        """`loss` of batches that are cut to a length."""
+        x, frames, labels, mask, key = operands
+        logits = self.apply(params, x[:, :length], key=key, train=True, frames=frames)
+        losses, possible = ctc.loss(logits, self.model.output_frames(frames), labels)
+        return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(possible * mask), 1)
 
     def evaluate(self, params, batch, mask=None) -> Scores:
         """Scores of each utterance.
