@@ -1,12 +1,14 @@
 """Runs all rows of a table over several seeds, and writes it with its figure.
 
     python -m scripts.reproduce_table --table=PAPER/NAME --scale={bundled,paper} --out=DIR \
-        [--seeds=N] [--rows=LABEL;LABEL] [--parallel=N] [--tiny]
+        [--seeds=N] [--rows=LABEL;LABEL] [--parallel=N] [--reuse=DIR,DIR] [--tiny]
 
 DIR gets table.md, table.csv, figure.png, figure.pdf, and runs/ROW/seedN with each run's files and
 its log.txt; a table that is computed without runs has table.md and table.csv alone. The same
 command resumes where it was stopped: finished runs are not run again, and a row whose config has
-changed is refused. Ctrl-C or SIGTERM lets every row write a checkpoint.
+changed is refused. Ctrl-C or SIGTERM lets every row write a checkpoint. Many tables begin with the
+same row: --reuse names directories of other tables, whose finished runs and backbones are copied
+where this table has the same.
 
 Exit code: 0 (also where it was stopped), 1 if a row failed (the others go on), 2 for bad input.
 """
@@ -27,6 +29,7 @@ _OUT = flags.DEFINE_string("out", None, "Where the table and its runs go.")
 _SEEDS = flags.DEFINE_integer("seeds", 0, "Runs of a row; 0 for the table's own number.", 0)
 _ROWS = flags.DEFINE_string("rows", "", "Run these rows alone, by label, joined by ';'.")
 _PARALLEL = flags.DEFINE_integer("parallel", 0, "Runs at a time; 0 chooses.", 0)
+_REUSE = flags.DEFINE_list("reuse", [], "Directories of tables to copy what is the same from.")
 _TINY = flags.DEFINE_bool("tiny", False, "Two rounds at a tiny size, to try a table out.")
 
 # What a run of the bundled tables takes at most, with room to spare.
@@ -37,7 +40,7 @@ def main(_):
     """Makes the table of the flags."""
     binary.require(table=_TABLE.value, out=_OUT.value)
     from scripts import tables
-    from scripts.tables.harness import after, computed, machine, plan, prepare, runs
+    from scripts.tables.harness import after, computed, machine, plan, prepare, reuse, runs
     from scripts.tables.harness.progress import Progress
 
     table = tables.load(_TABLE.value)
@@ -50,7 +53,12 @@ def main(_):
     planned = plan.plan(scale, out, seeds=_SEEDS.value, small=_TINY.value)
     wanted = plan.select(planned, _ROWS.value)
     parallel = _PARALLEL.value or _default_parallel()
+    others = [pathlib.Path(other) for other in _REUSE.value]
+    # A backbone of a tiny size is another one.
+    copied = [] if _TINY.value else reuse.take_backbones(scale, out, others)
     prepare.prepare(scale, out, small=_TINY.value)
+    if copied := copied + reuse.take_runs(wanted, out, others):
+        print(f"Copied from other tables: {'; '.join(copied)}", flush=True)
     with Progress(wanted) as progress:
         outcome = runs.execute(wanted, parallel, progress)
     failures = {**outcome.failures, **({} if outcome.stopped else after.score(scale, wanted))}
@@ -94,7 +102,7 @@ def _write(table, scale, planned: Sequence, failures: Iterable, command: str, ou
     measured = results.collect(table, planned)
     facts = [
         f"Command: `{command}`",
-        f"Code: {provenance.code()}",
+        f"Code: {_codes(planned)}",
         f"Machine: {provenance.machine(*(b for result in measured for b in result.backends))}",
         f"Rounds: {_span(run.config['rounds'] for run in planned)}; "
         f"seeds a row: {_span(len(result.seeds) for result in measured)}",
@@ -124,6 +132,12 @@ def _write_files(text: str, comma_separated: str, out: pathlib.Path):
     (out / "table.csv").write_text(comma_separated, encoding="utf-8")
     print(text)
     print(f"Table: {out / 'table.md'}")
+
+
+def _codes(planned: Sequence) -> str:
+    """What ran the finished runs."""
+    found = dict.fromkeys(code for run in planned if run.finished for code in run.codes)
+    return "; ".join(found) or provenance.code()
 
 
 def _span(numbers: Iterable[int]) -> str:

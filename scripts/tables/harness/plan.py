@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from experiments import provenance
 from fedlite.errors import UserError
 from fedlite.federated.workdir import write_atomically
 from scripts.tables.harness import tiny
@@ -63,10 +64,18 @@ class Run:
         """Whether the summary is there."""
         return (self.directory / "summary.json").exists()
 
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The code that ran it, several where it was resumed by another one; () if unknown."""
+        file = self.directory / "row.json"
+        return tuple(self._claimed().get("code", ())) if file.exists() else ()
+
     def claim(self):
-        """Makes the directory, with the config that `check` compares later."""
+        """Makes the directory, with the config that `check` compares later, and the code."""
+        codes = dict.fromkeys((*self.codes, provenance.code()))
         self.directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"flags": self.flags, "config": self.config}, indent=2, sort_keys=True)
+        row = {"flags": self.flags, "config": self.config, "code": list(codes)}
+        text = json.dumps(row, indent=2, sort_keys=True)
         write_atomically(self.directory / "row.json", text + "\n")
 
     def check(self):
@@ -75,20 +84,24 @@ class Run:
         Raises:
           UserError: names the first difference.
         """
-        file = self.directory / "row.json"
-        if not file.exists():
+        if not (self.directory / "row.json").exists():
             return
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error}): delete {self.directory}") from error
-        there, here = dict(_flat(there)), dict(_flat(self.config))
+        there, here = dict(_flat(self._claimed()["config"])), dict(_flat(self.config))
         for key in sorted({*there, *here}):
             if there.get(key) != here.get(key):
                 raise UserError(
                     f"row {self.row.label!r} was begun with {key} = {there.get(key)!r}, and now "
                     f"it is {here.get(key)!r}: delete {self.directory}, or use another --out"
                 )
+
+    def _claimed(self) -> dict[str, Any]:
+        """What `claim` wrote."""
+        file = self.directory / "row.json"
+        try:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            return {**row, "config": row["config"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}): delete {self.directory}") from error
 
 
 def plan(scale: Scale, out: pathlib.Path, *, seeds: int = 0, small: bool = False) -> list[Run]:
