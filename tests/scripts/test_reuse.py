@@ -97,7 +97,7 @@ def test_a_run_that_was_begun_is_left_alone(tmp_path):
 
 def test_bad_directories_are_refused(tmp_path):
     runs = plan.plan(SCALE, tmp_path / "out", seeds=1)
-    with pytest.raises(UserError, match=r"--reuse: .*nowhere is no directory; name that of another"):
+    with pytest.raises(UserError, match=r"--reuse: .*nowhere is no directory; name"):
         reuse.take_runs(runs, tmp_path / "out", [tmp_path / "nowhere"])
     other = plan.plan(SCALE, tmp_path / "first", seeds=1)[1]
     finish(other)
