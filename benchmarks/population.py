@@ -172,8 +172,8 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         "most], CPU seconds those of all threads, ratios (to the first population) medians over "
         "neighbouring turns. Memory is the most that the process had resident, mapped files "
         "included, with evaluation and a checkpoint after every turn. The small population lies "
-        "on the device, up to 16 rounds a program call; of the large one each round's examples "
-        "are read from a file while the last round runs. A client's state (SCAFFOLD) is as large "
+        "on the device; of the large one the examples of the next program call's rounds are read "
+        "from a file while those of the last one run. A client's state (SCAFFOLD) is as large "
         "as the model and lies on disk.",
         "",
         "| method | population | s/round | ratio | CPU s/round | ratio | peak memory MB |",

@@ -33,7 +33,7 @@ def base(
     config.clients_per_chunk = 0
     # Unroll clients and steps instead of looping: slow to compile.
     config.unroll = False
-    # At most so many rounds a program call; 0: 16, or 1 where the data is streamed.
+    # At most so many rounds a program call; 0: 16, or fewer where the data is streamed.
     config.rounds_per_dispatch = 0
     # Devices to use; 0: all.
     config.devices = 0

@@ -177,10 +177,12 @@ class Engine:
 
     @property
     def max_rounds(self) -> int:
-        """At most so many rounds run in one call of `run`."""
-        if self.options.unroll or self._store.stateful or self._feed.streams:
+        """At most so many rounds run in one call of `run`, in the phase that was planned last."""
+        if self.options.unroll or self._store.stateful:
             return 1
-        return self.options.rounds_per_dispatch or 16
+        recipe = self.recipe if self._phase is None else self._phase.recipe
+        selected = self.options.availability.selected(recipe.clients)
+        return min(self.options.rounds_per_dispatch or 16, self._feed.most_rounds(selected))
 
     def plan(self, server: Server, round_number: int) -> tuple[Method, Recipe]:
         """The static answer for a round: the method, and the recipe with its `until`."""
@@ -197,11 +199,13 @@ class Engine:
         method, recipe = self.plan(server, first)
         if count > self.max_rounds or first + count > recipe.until:
             raise ValueError(f"{count} rounds from {first} are not one dispatch")
-        layouts, answers = self._layouts(recipe, first, count)
-        fed = self._feed.fetch(layouts)
-        if self._feed.streams and first + count < recipe.until:
-            self._feed.prefetch(self._layouts(recipe, first + count, 1)[0])
         room = self.max_rounds
+        layouts, answers = self._layouts(recipe, first, count)
+        fed = self._feed.fetch(layouts, room)
+        if self._feed.streams and first + count < recipe.until:
+            # As many again, if a caller's rounds are as even as an experiment's.
+            coming = min(count, recipe.until - first - count)
+            self._feed.prefetch(self._layouts(recipe, first + count, coming)[0], room)
         padded = fed.layouts + [fed.layouts[-1]] * (room - count)
         # Of this process's devices: [devices, rounds, chunks, ...]
         cohorts = jax.tree.map(

@@ -1,6 +1,7 @@
 """Where the engine's examples come from: kept on the device, or read for each dispatch."""
 
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ from fedlite.data.federated import Split
 from fedlite.data.mapped import RowReader
 from fedlite.federated import devices as devices_lib
 from fedlite.federated.cohort import Layout
+
+# Examples that are read for one dispatch of several rounds.
+_DISPATCH_BYTES = 32 << 20
 
 
 class Fed(NamedTuple):
@@ -33,17 +37,21 @@ class ResidentFeed:
         else:
             self._arrays = devices_lib.replicate(arrays, devices)
 
-    def fetch(self, layouts: list[Layout]) -> Fed:
+    def most_rounds(self, clients: int) -> int:
+        """Rounds of so many clients that one dispatch may have: any number."""
+        return sys.maxsize
+
+    def fetch(self, layouts: list[Layout], rounds: int) -> Fed:
         """The arrays are there already."""
         return Fed(self._arrays, layouts)
 
 
 class StreamedFeed:
-    """Reads the examples of the coming cohort from memory-mapped files.
+    """Reads the examples of the coming cohorts from memory-mapped files.
 
     Each device gets the examples of its own clients, read by the process that has the device and
     padded so that all cohorts of one size share one program. `prefetch` reads in the background
-    while a round runs. Memory holds the examples of two cohorts, whatever the population.
+    while rounds run. Memory holds the examples of two dispatches, whatever the population.
     """
 
     streams = True
@@ -57,41 +65,58 @@ class StreamedFeed:
         self._sizes = split.sizes
         self._rooms: dict[tuple[int, ...], int] = {}
 
-    def fetch(self, layouts: list[Layout]) -> Fed:
-        """Reads the one round's examples, unless they were prefetched."""
+    def most_rounds(self, clients: int) -> int:
+        """Rounds of so many clients that one dispatch may have, at least one.
+
+        What a dispatch costs besides its rounds shows where these are short, so where their
+        examples are few: as many rounds as `_DISPATCH_BYTES` hold.
+        """
+        total = sum(array.nbytes for array in self._split.arrays.values())
+        cohort = total / len(self._sizes) * min(clients, len(self._sizes))
+        return max(1, int(_DISPATCH_BYTES / max(cohort, 1)))
+
+    def fetch(self, layouts: list[Layout], rounds: int) -> Fed:
+        """The rounds' examples: read now, unless these rounds, or more, were prefetched.
+
+        Args:
+          layouts: one a round.
+          rounds: for how many there is room in the arrays.
+        """
         signature = _signature(layouts)
         ready, self._ready = self._ready, None
-        if ready and ready[0] == signature:
-            return ready[1].result()
-        return self._read(layouts)
+        if ready and ready[0][: len(signature)] == signature:
+            fed = ready[1].result()
+            return fed._replace(layouts=fed.layouts[: len(layouts)])
+        return self._read(layouts, rounds)
 
-    def prefetch(self, layouts: list[Layout]):
+    def prefetch(self, layouts: list[Layout], rounds: int):
         """Begins to read what the next `fetch` will ask for."""
-        self._ready = (_signature(layouts), self._pool.submit(self._read, layouts))
+        self._ready = (_signature(layouts), self._pool.submit(self._read, layouts, rounds))
 
-    def _read(self, layouts: list[Layout]) -> Fed:
-        (layout,) = layouts
-        cohort = layout.cohort
+    def _read(self, layouts: list[Layout], rounds: int) -> Fed:
         own = devices_lib.own_positions(self._devices)
-        totals = cohort.sizes.sum(axis=(1, 2))
-        room = self._room(cohort.sizes.shape[1:], int(totals.max()))
-        local_starts = np.zeros_like(cohort.starts)
+        totals = [layout.cohort.sizes.sum(axis=(1, 2)).max() for layout in layouts]
+        room = self._room(layouts[0].cohort.sizes.shape[1:], int(max(totals)))
         arrays = {
-            name: np.zeros((len(own), room, *array.shape[1:]), array.dtype)
+            name: np.zeros((len(own), rounds * room, *array.shape[1:]), array.dtype)
             for name, array in self._split.arrays.items()
         }
-        for row, device in enumerate(own):
-            sizes = cohort.sizes[device].ravel()
-            local_starts[device].flat = np.cumsum(sizes) - sizes
-            begins = cohort.starts[device].ravel().tolist()
-            for name, reader in self._readers.items():
-                reader.gather(begins, sizes.tolist(), arrays[name][row])
-        layout = layout._replace(cohort=cohort._replace(starts=local_starts))
+        found = []
+        for number, layout in enumerate(layouts):
+            cohort, begin = layout.cohort, number * room
+            local_starts = np.zeros_like(cohort.starts)
+            for row, device in enumerate(own):
+                sizes = cohort.sizes[device].ravel()
+                local_starts[device].flat = begin + np.cumsum(sizes) - sizes
+                starts = cohort.starts[device].ravel().tolist()
+                for name, reader in self._readers.items():
+                    reader.gather(starts, sizes.tolist(), arrays[name][row, begin:])
+            found.append(layout._replace(cohort=cohort._replace(starts=local_starts)))
         if len(self._devices) == 1:
             arrays = jax.device_put({k: a[0] for k, a in arrays.items()}, self._devices[0])
         else:
             arrays = devices_lib.spread(arrays, self._devices)
-        return Fed(arrays, [layout])
+        return Fed(arrays, found)
 
     def _room(self, grid: tuple[int, ...], total: int) -> int:
         """For how many examples a device has room: a number that hardly ever changes.

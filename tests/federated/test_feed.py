@@ -21,7 +21,7 @@ def fetch(streamed, split, ids, devices=1, clients_per_chunk=1):
         np.asarray(ids), sizes, starts,
         devices=devices, clients_per_chunk=clients_per_chunk, batch_size=2,
     )  # fmt: skip
-    return streamed.fetch([layout])
+    return streamed.fetch([layout], 1)
 
 
 def streamed_feed(split, devices=1):
@@ -80,16 +80,62 @@ def test_cohorts_of_one_size_have_one_shape(clients_per_chunk):
     assert shapes.pop()[0] < 1.7 * np.mean(totals)
 
 
+def make_layouts(split, *cohorts):
+    return [
+        lay_out(np.array(ids), split.sizes[ids], split.offsets[ids],
+                devices=1, clients_per_chunk=1, batch_size=2)
+        for ids in cohorts
+    ]  # fmt: skip
+
+
 def test_what_was_prefetched_is_what_is_fetched():
     split = make_split([3, 1, 2, 4, 1])
     streamed = streamed_feed(split)
-    layouts = [
-        lay_out(np.array(ids), split.sizes[ids], split.offsets[ids],
-                devices=1, clients_per_chunk=1, batch_size=2)
-        for ids in ([0, 1, 2], [2, 3, 4])
-    ]  # fmt: skip
+    layouts = make_layouts(split, [0, 1, 2], [2, 3, 4])
     for ready, wanted in ((0, 0), (0, 1)):
-        streamed.prefetch([layouts[ready]])
-        fed = streamed.fetch([layouts[wanted]])
-        expected = streamed_feed(split).fetch([layouts[wanted]])
+        streamed.prefetch([layouts[ready]], 1)
+        fed = streamed.fetch([layouts[wanted]], 1)
+        expected = streamed_feed(split).fetch([layouts[wanted]], 1)
         assert np.array_equal(fed.arrays["x"], expected.arrays["x"])
+
+
+def found_by(fed):
+    """Round by round, each client's examples."""
+    x = np.asarray(fed.arrays["x"])
+    return [
+        {
+            int(i): x[a : a + n].tolist()
+            for i, a, n in zip(*(leaf.ravel() for leaf in layout.cohort[:3]))
+        }
+        for layout in fed.layouts
+    ]
+
+
+def test_several_rounds_lie_in_one_array(monkeypatch):
+    split = make_split([3, 1, 2, 4, 1])
+    layouts = make_layouts(split, [0, 1, 2], [2, 3, 4], [0, 3, 4])
+    streamed = streamed_feed(split)
+    everyone = [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], [10]]
+    expected = [{i: everyone[i] for i in ids} for ids in ([0, 1, 2], [2, 3, 4], [0, 3, 4])]
+    whole = streamed.fetch(layouts, 4)
+    assert found_by(whole) == expected
+    # The rounds of a shorter call are the first ones of those that were prefetched.
+    for wanted in (3, 2, 1):
+        streamed.prefetch(layouts, 4)
+        streamed._ready[1].result()
+        with monkeypatch.context() as patch:
+            patch.setattr(streamed, "_read", None)
+            fed = streamed.fetch(layouts[:wanted], 4)
+        assert found_by(fed) == expected[:wanted]
+        assert fed.arrays["x"].shape == whole.arrays["x"].shape
+    # Of more rounds than were prefetched, all are read.
+    streamed.prefetch(layouts[:1], 4)
+    assert found_by(streamed.fetch(layouts, 4)) == expected
+
+
+def test_rounds_of_a_dispatch_are_bounded_by_their_bytes(monkeypatch):
+    split = make_split([3, 1, 2, 4, 2])
+    # 12 examples of 4 bytes: 9.6 bytes a client.
+    for limit, clients, rounds in ((100, 2, 5), (100, 5, 2), (100, 9, 2), (10, 5, 1)):
+        monkeypatch.setattr(feed, "_DISPATCH_BYTES", limit)
+        assert streamed_feed(split).most_rounds(clients) == rounds
