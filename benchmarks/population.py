@@ -164,7 +164,7 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         "",
         f"`{command}`, {provenance.code()}.",
         "",
-        f"Machine: {provenance.machine('cpu')}.",
+        f"Machine: {provenance.machine()}.",
         "",
         f"{_CLIENTS.value:,} clients a round, each with 1 to 7 images of 28 x 28; a perceptron "
         f"with {' and '.join(f'{h[0]} hidden units ({m})' for m, h in METHODS.items())}. "

@@ -28,7 +28,7 @@ from fedlite.federated.engine import Engine, EngineOptions
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.server_optimizer import server_optimizer
 from fedlite.federated.workdir import to_json, write_atomically
-from fedlite.models import units
+from fedlite.models import adapters, units
 
 _OUT = flags.DEFINE_string("out", None, "The JSON file to write; a Markdown table goes beside it.")
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100"], "Clients a round.")
@@ -40,7 +40,11 @@ _CASES = flags.DEFINE_list(
 _CONVOLUTIONS = flags.DEFINE_list(
     "convolutions", ["xla", "patches", "winograd"], "Implementations of the convolution."
 )
-_METHODS = flags.DEFINE_list("methods", ["full", "dropout"], "full, dropout (0.5) or frozen.")
+_METHODS = flags.DEFINE_list(
+    "methods",
+    ["full", "dropout"],
+    "full, dropout (0.5), frozen (FedPT without dense1), adapters or fedobd.",
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 100, "Of a client.")
 
 BATCH = 20
@@ -53,7 +57,20 @@ _SPECS = {
         "partial_training",
         {"partial_training": {"freeze": (("dense1/.*", True),)}},
     ),
+    "adapters": (
+        "partial_training",
+        {"partial_training": {"freeze": ((r"adapters/.*|logits/.*", False), (".*", True))}},
+    ),
+    "fedobd": (
+        "quantize+fedobd",
+        {
+            "fedobd": {"dropout_rate": 0.3},
+            "quantize": {"up": "nnadq0.001", "down": "nnadq0.001"},
+        },
+    ),
 }
+# A 1x1 convolution beside each 3x3 one, and 64 units beside the large dense layer.
+_ADAPTERS = {"places": ((r"conv\d", 0), ("dense1", 64)), "kind": "parallel", "init": "zero"}
 
 
 class Case(NamedTuple):
@@ -70,6 +87,8 @@ class Runner:
 
     def __init__(self, case: Case, split: Split):
         model = models.build("emnist_cnn", num_classes=CLASSES, convolution=case.convolution)
+        if case.method == "adapters":
+            model = adapters.wrap(model, **_ADAPTERS)
         self._task = tasks.Classification(model, units.unit_axes(model, EXAMPLE))
         params = units.init_params(model, jax.random.key(0), EXAMPLE)
         shapes = units.param_shapes(model, EXAMPLE)
@@ -266,7 +285,7 @@ def main(_):
         f"--cases={','.join(_CASES.value)} --convolutions={','.join(_CONVOLUTIONS.value)} "
         f"--seconds={_SECONDS.value:g} --repeats={_REPEATS.value}",
         "code": provenance.code(),
-        "machine": provenance.machine(jax.default_backend()),
+        "machine": provenance.machine(),
         "devices": jax.device_count(),
         "examples": _EXAMPLES.value,
         "repeats": _REPEATS.value,

@@ -91,7 +91,7 @@ def _default_parallel() -> int:
     """Runs at a time: one on an accelerator, else as many as cores and memory hold."""
     from scripts.tables.harness import machine
 
-    if machine.accelerated():
+    if provenance.accelerators():
         return 1
     return max(1, min(provenance.cores(), machine.free_memory() // _BYTES_PER_RUN))
 
@@ -102,8 +102,8 @@ def _write(table, scale, planned: Sequence, failures: Iterable, command: str, ou
     measured = results.collect(table, planned)
     facts = [
         f"Command: `{command}`",
-        f"Code: {_codes(planned)}",
-        f"Machine: {provenance.machine(*(b for result in measured for b in result.backends))}",
+        f"Code: {_made_by(planned, 'code') or provenance.code()}",
+        f"Machine: {_made_by(planned, 'machine') or provenance.machine()}",
         f"Rounds: {_span(run.config['rounds'] for run in planned)}; "
         f"seeds a row: {_span(len(result.seeds) for result in measured)}",
     ]
@@ -134,10 +134,10 @@ def _write_files(text: str, comma_separated: str, out: pathlib.Path):
     print(f"Table: {out / 'table.md'}")
 
 
-def _codes(planned: Sequence) -> str:
-    """What ran the finished runs."""
-    found = dict.fromkeys(code for run in planned if run.finished for code in run.codes)
-    return "; ".join(found) or provenance.code()
+def _made_by(planned: Sequence, fact: str) -> str:
+    """Every code or machine that ran a finished run."""
+    found = (value for run in planned if run.finished for value in run.made_by(fact))
+    return "; and ".join(dict.fromkeys(found))
 
 
 def _span(numbers: Iterable[int]) -> str:

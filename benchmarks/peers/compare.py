@@ -40,7 +40,7 @@ def main():
         "command": "python -m benchmarks.peers.compare --fedjax=PYTHON --pfl=PYTHON --out=FILE "
         f"--turns={arguments.turns} --seconds={arguments.seconds:g}",
         "code": provenance.code(),
-        "machine": provenance.machine("cpu"),
+        "machine": provenance.machine(),
         "clients_per_second": medians,
         "turns": speeds,
         "ratio_to_better_peer": medians[ours] / best,

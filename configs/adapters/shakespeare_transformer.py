@@ -8,17 +8,22 @@
 The first command trains the backbone on the roles of every other play, pooled; the second adapts it
 to the roles of the rest, with a bottleneck of 16 units beside attention and feed-forward of each
 layer: 17,984 of 424,736 parameters are trained and sent. Without a backbone the frozen part is
-random. With configs/adapters/shakespeare_transformer.py:full all is trained, without adapters.
+random. With configs/adapters/shakespeare_transformer.py:full all is trained, without adapters;
+with :head the projection before the embedding, which serves as the output layer, too.
 """
 
 from configs.fedavg import shakespeare_transformer
 from fedlite.errors import UserError
 
+TRAINED = {"adapters": r"adapters/.*|.*/norm\d/.*", "head": r"out_projection/.*"}
+
 
 def get_config(what: str = "adapters"):
-    """The config: "adapters", "full", or "pretrain" for the backbone."""
-    if what not in ("adapters", "full", "pretrain"):
-        raise UserError(f"{what!r} is no variant of this config: use adapters, full, pretrain")
+    """The config: "adapters", "full", "head", or "pretrain" for the backbone."""
+    if what not in ("adapters", "full", "head", "pretrain"):
+        raise UserError(
+            f"{what!r} is no variant of this config: use adapters, full, head, pretrain"
+        )
     config = shakespeare_transformer.get_config()
     config.dataset.plays = "even" if what == "pretrain" else "odd"
     if what == "pretrain":
@@ -26,7 +31,8 @@ def get_config(what: str = "adapters"):
     if what == "adapters":
         places = ((r"layer\d+/attention", 16), (r"layer\d+/ffn1>ffn2", 16))
         config.adapters = {"kind": "parallel", "places": places, "init": "zero"}
+    if what in TRAINED:
         config.method = "partial_training"
-        config.partial_training.freeze = ((r"adapters/.*|.*/norm\d/.*", False), (".*", True))
+        config.partial_training.freeze = ((TRAINED[what], False), (".*", True))
         config.partial_training.origin = "sent"
     return config

@@ -152,7 +152,8 @@ def train_locally(
         client's steps beyond its own data change nothing.
 
     Returns:
-      The update (trained minus received) of each trained parameter, and the report.
+      The update (trained minus received) of each trained parameter, and the report, whose examples
+      are those that the loss is made of.
     """
     received, read = values(view.trained), values(view.read)
     shuffle_key, step_key = jax.random.split(key)
@@ -165,7 +166,7 @@ def train_locally(
         return method.client_optimizer(view, plan.optimizer.make(rate, data.size))
 
     def epoch(index, carry):
-        trained, opt_state, best, loss_sum, taken = carry
+        trained, opt_state, best, loss_sum, left_out, taken = carry
         step = make_step(task, make_optimizer(index), read)
         draws = jax.random.uniform(jax.random.fold_in(shuffle_key, index), (plan.max_size,))
         # Sorting puts the client's own examples first, in random order.
@@ -176,21 +177,24 @@ def train_locally(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch_key, jnp.arange(plan.max_steps))
 
         def body(position, carry):
-            trained, opt_state, loss_sum, taken = carry
+            trained, opt_state, loss_sum, left_out, taken = carry
             batch, mask, real = _batch(plan, data, division, order, position, train_size)
             moved = step(trained, opt_state, batch, mask, keys[position])
             trained, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(real, new, old), moved[:2], (trained, opt_state)
             )
+            counted = jnp.sum(task.usable(batch, mask))
+            left_out += jnp.sum(mask) - counted
             # A select and not a product: the loss of a batch of nothing may be NaN.
-            loss_sum += jnp.where(real, moved[2], 0.0) * jnp.sum(mask)
-            return trained, opt_state, loss_sum, taken + real
+            loss_sum += jnp.where(real, moved[2], 0.0) * counted
+            return trained, opt_state, loss_sum, left_out, taken + real
 
-        carry = (trained, opt_state, loss_sum, taken)
-        trained, opt_state, loss_sum, taken = _loop(plan, plan.max_steps, steps, body, carry)
+        carry = (trained, opt_state, loss_sum, left_out, taken)
+        carry = _loop(plan, plan.max_steps, steps, body, carry)
+        trained, opt_state, loss_sum, left_out, taken = carry
         if choose:
             best = better(best, trained)
-        return trained, opt_state, best, loss_sum, taken
+        return trained, opt_state, best, loss_sum, left_out, taken
 
     def better(best, trained):
         loss, weight = held_out_scores(task, plan, {**read, **trained}, data, steps)[:2]
@@ -204,19 +208,22 @@ def train_locally(
 
     best = (jnp.float32(jnp.inf), received) if choose else ()
     opt_state = make_optimizer(0).init(received)
-    carry = (received, opt_state, best, jnp.float32(0), jnp.int32(0))
-    trained, _, best, loss_sum, taken = _loop(plan, plan.epochs, plan.epochs, epoch, carry)
+    carry = (received, opt_state, best, jnp.float32(0), jnp.float32(0), jnp.int32(0))
+    carry = _loop(plan, plan.epochs, plan.epochs, epoch, carry)
+    trained, _, best, loss_sum, left_out, taken = carry
     if choose:
         trained = best[1]
     update = jax.tree.map(jnp.subtract, trained, received)
-    seen = jnp.maximum(train_size * plan.epochs, 1)
+    # Every epoch leaves out the same examples.
+    left_out = (left_out / plan.epochs).astype(jnp.int32)
+    seen = jnp.maximum((train_size - left_out) * plan.epochs, 1)
     factors = [plan.optimizer.factor(index, plan.epochs) for index in range(plan.epochs)]
     lr_sum = (
         taken * lr
         if plan.optimizer.schedule == "constant"
         else (taken * lr * sum(factors) / plan.epochs)
     )
-    return update, Report(loss_sum / seen, data.size, taken, lr_sum)
+    return update, Report(loss_sum / seen, data.size - left_out, taken, lr_sum)
 
 
 def held_out_scores(task: Task, plan: LocalPlan, params, data: ClientData, steps) -> Scores:

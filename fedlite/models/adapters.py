@@ -131,6 +131,11 @@ class Adapted(nn.Module):
     widths: FrozenDict[str, int]
     convolution: str = ""
 
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the backbone leaves padded examples out of its statistics."""
+        return getattr(self.backbone, "reads_mask", False)
+
     def output_frames(self, frames):
         """Of a backbone that reads speech: see `fedlite.models.conformer.Conformer`."""
         return self.backbone.output_frames(frames)

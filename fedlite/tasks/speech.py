@@ -27,7 +27,8 @@ class Speech(Task):
     A batch has "x" [batch, frames, mels], normalised so that 0 is the mean, "frames" int32 [batch],
     the real ones, and "y" int32 [batch, length], tokens padded with 0. The loss is the mean over
     utterances of CTC's, in nats. An utterance whose labels have no alignment (too few frames are
-    left after the model's subsampling) is left out of the loss and counted.
+    left after the model's subsampling) is left out of the loss and of what its client weighs, and
+    counted.
 
     Attributes:
       vocabulary: tokens by id; token 0 is not used.
@@ -92,6 +93,11 @@ class Speech(Task):
             return branches[0](params, operands)
         first = jnp.sum(jnp.max(frames) > jnp.array(lengths[:-1], jnp.int32))
         return switch(branches, first, params, operands)
+
+    def usable(self, batch, mask):
+        """`mask` without the utterances that have no alignment."""
+        frames = self.model.output_frames(batch["frames"])
+        return mask * ctc.fits(frames, batch["y"])
 
     def _mean_loss(self, length: int, params, operands):
         """`loss` of batches that are cut to a length."""

@@ -96,6 +96,10 @@ class Task:
         total = jnp.sum(scores.loss * mask)
         return total / jnp.maximum(jnp.sum(scores.loss_weight * mask), 1)
 
+    def usable(self, batch: Mapping[str, Any], mask):
+        """`mask` [batch] without the examples that the loss leaves out whatever the parameters."""
+        return mask
+
     def evaluate(self, params, batch: Mapping[str, Any], mask=None) -> Scores:
         """Scores of each example in evaluation mode; `mask` as of `apply`."""
         return self.score(self.apply(params, batch["x"], mask=mask), batch["y"])

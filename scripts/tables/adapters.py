@@ -143,7 +143,14 @@ def _placement(config: str, backbone: Backbone) -> tuple[Row, ...]:
             **adapters(kind="lora", places=((convolutions, 2),)),
         ),
         _row("Head alone", config, "head", backbone),
-        _row("Adapters on a random backbone", config, "adapters", None),
+        _row(
+            "Adapters on a random backbone",
+            config,
+            "adapters",
+            None,
+            # A seed serves in place of the backbone.
+            **{"partial_training.origin": "seed"},
+        ),
     )
 
 
@@ -164,7 +171,8 @@ _PERSONAL_COLUMNS = (
 
 _DIGITS_NOTE = (
     "A ResNet-26 of an eighth of the size, trained on glyphs (62 characters from typefaces), then "
-    "adapted to 4,000 MNIST digits over 100 clients by Dirichlet(0.5), 10 a round"
+    "adapted to 4,000 MNIST digits over 100 clients by Dirichlet(0.5), 10 a round; the server has "
+    "momentum 0.9 where it is not Adam or Yogi"
 )
 _CIFAR_NOTE = "ResNet-26 trained on CIFAR-100, adapted to CIFAR-10"
 
@@ -248,7 +256,7 @@ TABLES = {
         _RECONSTRUCTION,
         {
             "bundled": Scale(
-                _transfer(_PLAYS, _ROLES, ("full", "adapters")),
+                _transfer(_PLAYS, _ROLES, ("full", "adapters", "head")),
                 3,
                 "A Transformer trained on the roles of every other play of Shakespeare's, adapted "
                 "to the roles of the rest.",

@@ -304,3 +304,18 @@ def test_frozen_backbones_keep_their_bits_under_every_technique():
     for path, value in params.items():
         assert np.array_equal(server.params[path], value) == (path in frozen), path
     assert results[0].once == 4 * sum(params[path].size for path in frozen)
+
+
+def test_an_adapted_backbone_still_masks_its_statistics():
+    options = {"growth": 2, "block_layers": (2,), "group_size": 2, "convolution": "xla"}
+    backbone = models.build("densenet", num_classes=3, **options)
+    model = wrap(backbone, "parallel", ((r"stem", 0),))
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    example = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    task = tasks.Classification(model, units.unit_axes(model, example))
+    params = units.init_params(model, jax.random.key(0), example)
+    logits = jax.jit(lambda x, mask: task.apply(params, x, mask=mask))
+    mask, other = jnp.array([1.0, 1, 1, 0]), x.at[3].set(5)
+    np.testing.assert_array_equal(logits(x, mask)[:3], logits(other, mask)[:3])
+    everyone = jnp.ones(4)
+    assert jnp.abs(logits(x, everyone)[:3] - logits(other, everyone)[:3]).max() > 1e-3

@@ -61,7 +61,7 @@ def test_what_is_the_same_is_copied(tmp_path):
     assert tuple(flags) == again[0].flags
     config = json.loads((again[0].directory / "config.json").read_text())
     assert config == again[0].config
-    assert again[0].codes and not again[1].codes
+    assert again[0].made_by("code") and not again[1].made_by("code")
     assert reuse.take_runs(again, second, [first]) == []
 
 

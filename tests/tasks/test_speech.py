@@ -11,10 +11,11 @@ import pytest
 
 from configs import common
 from experiments.build_task import build_task
-from fedlite import models, tasks
+from fedlite import methods, models, tasks
 from fedlite.data.federated import FederatedDataset, Split
 from fedlite.errors import UserError
 from fedlite.federated.evaluation import Evaluator
+from fedlite.federated.local import ClientData, ClientOptimizer, LocalPlan, train_locally
 from fedlite.models import units
 from fedlite.tasks import ctc, wer
 
@@ -224,3 +225,22 @@ def test_what_speech_cannot_do_without(task, caplog):
     short = Split({**split.arrays, "frames": 0 * split.arrays["frames"]}, split.offsets, "stu")
     with pytest.raises(UserError, match="longer utterances"):
         build_task(make_dataset(short), options(), task.model)
+
+
+def test_a_client_weighs_what_its_loss_is_made_of(task, params):
+    """One whose second utterance has no alignment is one that has the first alone."""
+    arrays = {name: jnp.asarray(array) for name, array in make_split().arrays.items()}
+    # As a batch is read: rows of the flat arrays.
+    plan = LocalPlan(ClientOptimizer(), epochs=2, batch_size=2, max_size=2)
+
+    @jax.jit
+    def train(start, size):
+        data = ClientData(arrays, start, size, 0)
+        view = methods.server_view(params)
+        return train_locally(task, methods.Method(), plan, view, data, KEY, 0.1, 1)
+
+    (both, report), (first, alone), (none, nothing) = train(4, 2), train(4, 1), train(5, 1)
+    assert_alike(both, first)
+    assert (int(report.examples), int(alone.examples), int(nothing.examples)) == (1, 1, 0)
+    assert float(report.loss) == pytest.approx(float(alone.loss), rel=1e-4)
+    assert any(np.any(u) for u in first.values()) and not any(np.any(u) for u in none.values())

@@ -1,10 +1,7 @@
 """What a table says of its making besides `experiments.provenance`, and what the machine holds."""
 
-import json
 import os
 import pathlib
-import subprocess
-import sys
 
 
 def command(table: str, scale: str, *, seeds: int, small: bool, rows: str = "") -> str:
@@ -25,13 +22,3 @@ def free_memory() -> int:
         if line.startswith("MemAvailable"):
             return 1024 * int(line.split()[1])
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def accelerated() -> bool:
-    """Whether runs will use an accelerator, as JAX says in a process of its own.
-
-    This process must not claim the accelerator's memory.
-    """
-    probe = "import jax, json; print(json.dumps(jax.default_backend()))"
-    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    return answer.returncode == 0 and json.loads(answer.stdout) != "cpu"

@@ -64,17 +64,21 @@ class Run:
         """Whether the summary is there."""
         return (self.directory / "summary.json").exists()
 
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """The code that ran it, several where it was resumed by another one; () if unknown."""
+    def made_by(self, fact: str) -> tuple[str, ...]:
+        """The "code" or "machine" that ran it, several where another one resumed it.
+
+        Returns:
+          As `experiments.provenance` has them; () if unknown.
+        """
         file = self.directory / "row.json"
-        return tuple(self._claimed().get("code", ())) if file.exists() else ()
+        return tuple(self._claimed().get(fact, ())) if file.exists() else ()
 
     def claim(self):
-        """Makes the directory, with the config that `check` compares later, and the code."""
-        codes = dict.fromkeys((*self.codes, provenance.code()))
+        """Makes the directory, with the config that `check` compares later, code and machine."""
+        here = {"code": provenance.code(), "machine": provenance.machine()}
+        facts = {name: list(dict.fromkeys((*self.made_by(name), here[name]))) for name in here}
         self.directory.mkdir(parents=True, exist_ok=True)
-        row = {"flags": self.flags, "config": self.config, "code": list(codes)}
+        row = {"flags": self.flags, "config": self.config, **facts}
         text = json.dumps(row, indent=2, sort_keys=True)
         write_atomically(self.directory / "row.json", text + "\n")
 

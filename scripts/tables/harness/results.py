@@ -34,13 +34,11 @@ class RowResult:
       row: of the table.
       seeds: of the finished runs.
       cells: one a column.
-      backends: that client costs were compiled for.
     """
 
     row: Row
     seeds: tuple[int, ...]
     cells: tuple[Measured, ...]
-    backends: tuple[str, ...]
 
 
 def measure(values: Iterable[float | None]) -> Measured:
@@ -62,9 +60,8 @@ def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
         finished = [run for run in group if run.finished]
         summaries = [_json(run, "summary.json") for run in finished]
         cells = tuple(_cell(column, finished, summaries) for column in table.columns)
-        backends = {_lookup(summary, "client.backend") for summary in summaries} - {None}
         seeds = tuple(run.seed for run in finished)
-        results.append(RowResult(group[0].row, seeds, cells, tuple(sorted(backends))))
+        results.append(RowResult(group[0].row, seeds, cells))
     return with_reductions(table.columns, results)
 
 

@@ -58,9 +58,9 @@ BYTES = (
 LEGEND = (
     "Accuracy is that of the last round on the test set, mean ± standard deviation over the seeds. "
     "Params are those of a client's model, Trained those that it returns. MFLOP an example and "
-    "Peak MB are of one training step as XLA compiled it. Down and Up are a client's in a round, "
-    "as encoded, Total those of all clients and rounds, and Reduction says how many times more the "
-    "first row's total is. A MB has 2^20 bytes."
+    "Peak MB are of one training step as XLA compiled it for a CPU. Down and Up are a client's in "
+    "a round, as encoded, Total those of all clients and rounds, and Reduction says how many times "
+    "more the first row's total is. A MB has 2^20 bytes."
 )
 
 
