@@ -45,6 +45,7 @@ _METHODS = flags.DEFINE_list(
     ["full", "dropout"],
     "full, dropout (0.5), frozen (FedPT without dense1), adapters or fedobd.",
 )
+_DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the model's computation: float32, bfloat16.")
 _EXAMPLES = flags.DEFINE_integer("examples", 100, "Of a client.")
 
 BATCH = 20
@@ -80,13 +81,15 @@ class Case(NamedTuple):
     mapping: str
     convolution: str
     clients: int
+    dtype: str = "float32"
 
 
 class Runner:
     """A compiled case."""
 
     def __init__(self, case: Case, split: Split):
-        model = models.build("emnist_cnn", num_classes=CLASSES, convolution=case.convolution)
+        options = {"convolution": case.convolution, "dtype": case.dtype}
+        model = models.build("emnist_cnn", num_classes=CLASSES, **options)
         if case.method == "adapters":
             model = adapters.wrap(model, **_ADAPTERS)
         self._task = tasks.Classification(model, units.unit_axes(model, EXAMPLE))
@@ -145,9 +148,17 @@ class Runner:
         return cost.flops_per_example * int(self._split.sizes[0])
 
 
-def matrix_rate(size: int = 2048, seconds: float = 0.5) -> float:
-    """FLOP/s of float32 products of square matrices on all devices."""
-    n = jax.device_count()
+def matrix_size() -> int:
+    """Of matrices whose product is long beside a dispatch, and short beside a turn."""
+    return 2048 if jax.default_backend() == "cpu" else 8192
+
+
+def matrix_rate(seconds: float = 0.5) -> float:
+    """FLOP/s of float32 products of square matrices on all devices.
+
+    At JAX's default precision, as in the models: on a recent GPU that is TF32.
+    """
+    n, size = jax.device_count(), matrix_size()
     matrix = jnp.ones((size, size), jnp.float32)
     if n == 1:
         product = jax.jit(lambda a: (a @ a) * (1.0 / size))
@@ -230,17 +241,20 @@ def markdown(report: dict[str, Any]) -> str:
         f"`{report['command']}`, {report['code']}.",
         "",
         f"Machine: {report['machine']}; matrix products at "
-        f"{report['matrix_rate'] / 1e9:,.0f} GFLOP/s (float32, 2048 x 2048).",
+        f"{report['matrix_rate'] / 1e9:,.0f} GFLOP/s (float32, "
+        f"{report['matrix_size']:,} rows).",
         "",
         f"{report['examples']} examples a client, batch {BATCH}, one epoch; medians of "
         f"{report['repeats']} turns [least, most]. The fraction is of the matrix-product rate "
         "measured beside each turn; FLOPs are counted with XLA's own convolution.",
         "",
-        "| model | mapping | convolution | clients a round | clients/s | fraction | compile s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| model | mapping | convolution | type | clients a round | clients/s | fraction "
+        "| compile s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["cases"]:
-        name = f"| {row['method']} | {row['mapping']} | {row['convolution']} | {row['clients']} "
+        keys = ("method", "mapping", "convolution", "dtype", "clients")
+        name = "".join(f"| {row[key]} " for key in keys)
         if "skipped" in row:
             lines.append(f"{name}| not run: {row['skipped']} | | |")
             continue
@@ -259,6 +273,7 @@ def main(_):
         ("methods", _METHODS.value, tuple(_SPECS)),
         ("cases", _CASES.value, ("map", "vmap", "unrolled")),
         ("convolutions", _CONVOLUTIONS.value, ("auto", "xla", "patches", "winograd")),
+        ("dtypes", _DTYPES.value, ("float32", "bfloat16")),
     ):
         if unknown := set(values) - set(known):
             raise UserError(f"--{name}: unknown {sorted(unknown)[0]!r}; use {', '.join(known)}")
@@ -272,21 +287,24 @@ def main(_):
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out={out}: its directory is not there; make it")
     cases = [
-        Case(method, mapping, convolution, count)
+        Case(method, mapping, convolution, count, dtype)
         for count in clients
         for method in _METHODS.value
         for mapping in _CASES.value
         for convolution in _CONVOLUTIONS.value
+        for dtype in _DTYPES.value
     ]
     *rows, ceiling = measure(cases, _EXAMPLES.value, _SECONDS.value, _REPEATS.value)
     report = {
         "command": f"python -m experiments.benchmark --out={out.name} "
         f"--clients={','.join(_CLIENTS.value)} --methods={','.join(_METHODS.value)} "
         f"--cases={','.join(_CASES.value)} --convolutions={','.join(_CONVOLUTIONS.value)} "
+        f"--dtypes={','.join(_DTYPES.value)} "
         f"--seconds={_SECONDS.value:g} --repeats={_REPEATS.value}",
         "code": provenance.code(),
         "machine": provenance.machine(),
         "devices": jax.device_count(),
+        "matrix_size": matrix_size(),
         "examples": _EXAMPLES.value,
         "repeats": _REPEATS.value,
         **ceiling,

@@ -21,6 +21,7 @@ TABLES = {
             "bundled": Scale(
                 rows=(
                     _row("FedAvg", "fedavg/mnist5k_cnn"),
+                    _row("FedAvg in bfloat16", "fedavg/mnist5k_cnn", **{"model.dtype": "bfloat16"}),
                     _row("FedAvg + 8-bit uplink", "fedavg/mnist5k_cnn_8bit"),
                     _row("FedProx", "fedprox/mnist5k_cnn", local_epochs=1),
                     _row("FedAvgM", "fedopt/mnist5k_cnn_fedavgm"),
@@ -39,7 +40,8 @@ TABLES = {
                 ),
                 note=(
                     "FedPT freezes the first dense layer, FD keeps 3/4 of every hidden width, the "
-                    "8-bit uplink is FedPAQ's stochastic quantiser."
+                    "8-bit uplink is FedPAQ's stochastic quantiser. bfloat16 is the type of the "
+                    "clients' computation; parameters and messages stay float32."
                 ),
             )
         },

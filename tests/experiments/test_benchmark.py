@@ -12,6 +12,12 @@ def _parsed_flags():
         benchmark.flags.FLAGS(["test"])
 
 
+@pytest.mark.parametrize("method", ["full", "frozen", "adapters", "fedobd"])
+def test_every_model_has_a_round(method):
+    row, _ = benchmark.measure([benchmark.Case(method, "map", "patches", 1)], 2, 0.01, 1)
+    assert row["clients_per_second"] > 0 and row["flops_per_client"] > 0
+
+
 def test_measures_a_tiny_case(optimized):
     cases = [benchmark.Case("dropout", "map", "patches", 2)]
     row, ceiling = benchmark.measure(cases, examples=4, seconds=0.01, repeats=1)
@@ -26,11 +32,12 @@ def test_measures_a_tiny_case(optimized):
         "machine": "m",
         "examples": 4,
         "repeats": 1,
+        "matrix_size": 2048,
         "cases": [row, {**cases[0]._asdict(), "skipped": "too slow"}],
         **ceiling,
     }
     table = benchmark.markdown(report)
-    assert f"| dropout | map | patches | 2 | {row['clients_per_second']:.1f} [" in table
+    assert f"| dropout | map | patches | float32 | 2 | {row['clients_per_second']:.1f} [" in table
     assert "not run: too slow" in table
     json.dumps(report)
 
