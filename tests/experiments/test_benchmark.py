@@ -37,7 +37,9 @@ def test_measures_a_tiny_case(optimized):
         **ceiling,
     }
     table = benchmark.markdown(report)
-    assert f"| dropout | map | patches | float32 | 2 | {row['clients_per_second']:.1f} [" in table
+    assert (
+        f"| dropout | map | patches | float32 | 2 | 1 | {row['clients_per_second']:.1f} [" in table
+    )
     assert "not run: too slow" in table
     json.dumps(report)
 
