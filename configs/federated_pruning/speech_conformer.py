@@ -4,8 +4,8 @@ r"""Federated pruning on spoken digits: half of the prunable parameters go, in t
         --workdir=DIR
 
 Rounds 0 to 59 train the full model, masks at rounds 60 and 90 prune it to 25 % and 50 % (L2 norms,
-adaptive over feed-forward units, heads and convolution groups), those of rounds 110 and 130 refine
-it, and the last one holds for the remaining rounds.
+adaptive over feed-forward units, heads, convolution groups and the channels of the subsampling),
+those of rounds 110 and 130 refine it, and the last one holds for the remaining rounds.
 """
 
 from configs.fedavg import speech_conformer

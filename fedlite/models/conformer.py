@@ -5,7 +5,8 @@ feed-forward modules (swish) around self-attention with relative positions and a
 As in federated dropout for speech recognition (Guliani et al. 2022, arXiv 2110.03634) the
 convolution module has group normalisation in place of batch normalisation; its groups have a fixed
 number of channels. Droppable in each block: the hidden units of both feed-forward modules, the
-attention heads, and the groups of the convolution module.
+attention heads, and the groups of the convolution module; and the channels of both convolutions of
+the subsampling.
 
 What lies beyond an utterance's frames changes nothing within them: convolutions read zeros there,
 attention doesn't see it, and the statistics of a group leave it out.
@@ -84,12 +85,16 @@ class Conformer(nn.Module):
     head_size: int
     group_size: int
     kernel: int
-    subsampling: int
     attention: str
     max_distance: int
     dropout: float
     convolution: str = "auto"
     dtype: str = "float32"
+
+    @property
+    def blocks(self) -> int:
+        """Conformer blocks, of four widths each beside the two of the subsampling."""
+        return (len(self.widths) - 2) // 4
 
     def output_frames(self, frames):
         """Frames of the logits for so many frames of the input, integers of any kind."""
@@ -118,14 +123,19 @@ class Conformer(nn.Module):
                 f"{list(x.shape)}; choose a speech data set or another model"
             )
         subsampling = Subsampling(
-            self.subsampling, self.d_model, self.convolution, self.dtype, name="subsampling"
+            self.widths["subsampling/conv1"],
+            self.widths["subsampling/conv2"],
+            self.d_model,
+            self.convolution,
+            self.dtype,
+            name="subsampling",
         )
         # Scaled as a Transformer's embeddings are (arXiv 1706.03762, section 3.4). Unscaled, the
         # first blocks drown it, and the model says nothing but blanks for about twice as long.
         y = subsampling(x.astype(self.dtype), frames) * self.d_model**0.5
         y = layers_lib.Dropout(self.dropout)(y, train=train)
         real = None if frames is None else real_frames(self.output_frames(frames), y.shape[1])
-        for i in range(1, len(self.widths) // 4 + 1):
+        for i in range(1, self.blocks + 1):
             attention = {
                 "heads": self.widths[f"block{i}/heads"],
                 "head_size": self.head_size,
@@ -180,7 +190,8 @@ def conformer(
       ffn: hidden units of each feed-forward module.
       kernel: entries of a depthwise filter.
       group_size: channels of a normalisation group; a divisor of d_model.
-      subsampling: channels of the two convolutions that leave every fourth frame.
+      subsampling: channels of the two convolutions that leave every fourth frame, the widths
+        subsampling/conv1 and subsampling/conv2.
       attention: one of `relative_attention.KINDS`.
       max_distance: of "bias", in frames of the output.
       dropout: rate after the subsampling and each module and inside feed-forwards.
@@ -195,7 +206,7 @@ def conformer(
     if not 0 <= dropout < 1:
         raise UserError(f"model option 'dropout' is a rate; {dropout} is not in [0, 1)")
     layers_lib.check_choice("attention", attention, relative_attention.KINDS)
-    widths = {}
+    widths = {"subsampling/conv1": subsampling, "subsampling/conv2": subsampling}
     for i in range(1, blocks + 1):
         widths |= {
             f"block{i}/ffn1": ffn,
@@ -210,7 +221,6 @@ def conformer(
         d_model // heads,
         group_size,
         kernel,
-        subsampling,
         attention,
         max_distance,
         dropout,

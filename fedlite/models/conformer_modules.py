@@ -117,13 +117,14 @@ class Subsampling(nn.Module):
     Windows begin at the even frames whatever the length, so longer padding moves none.
 
     Attributes:
-      channels: of both convolutions.
+      conv1, conv2: channels of the convolutions.
       features: of the output.
       convolution: implementation.
       dtype: of the computation.
     """
 
-    channels: int
+    conv1: int
+    conv2: int
     features: int
     convolution: str = "auto"
     dtype: str = "float32"
@@ -132,10 +133,10 @@ class Subsampling(nn.Module):
     def __call__(self, x: jax.Array, frames: jax.Array | None) -> jax.Array:
         """Maps [batch, length, mels] to [batch, ceil(length / 4), features]."""
         y = _masked(x, real_frames(frames, x.shape[1]))[..., None]
-        for name in ("conv1", "conv2"):
+        for name, channels in (("conv1", self.conv1), ("conv2", self.conv2)):
             ends = [(0, 1 + side % 2) for side in y.shape[1:3]]
             y = layers.Conv(
-                self.channels,
+                channels,
                 (3, 3),
                 strides=(2, 2),
                 padding="VALID",

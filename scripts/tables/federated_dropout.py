@@ -44,7 +44,7 @@ class Speech:
       name: of the configs, one a method.
       note: what they are.
       blocks, ffn, d_model: of the Conformer.
-      pruned_ffn: hidden units with which it is as small as with half of what is prunable.
+      small: options of the model with which it is as small as with half of what is prunable.
       length: of a run, in that of the bundled one.
       domain: options of the data set that make the domain to which a model is adapted.
       backbone: a model that was trained centrally on another domain.
@@ -59,7 +59,7 @@ class Speech:
     blocks: int
     ffn: int
     d_model: int
-    pruned_ffn: int
+    small: dict[str, int]
     length: int
     domain: dict[str, str]
     backbone: Backbone
@@ -82,7 +82,7 @@ SPEECH = {
         blocks=2,
         ffn=256,
         d_model=64,
-        pruned_ffn=69,
+        small={"ffn": 74, "subsampling": 16},
         length=1,
         domain={"dataset.grammar": "commands"},
         backbone=Backbone("digits", "configs/fedavg/speech_conformer.py", epochs=20),
@@ -104,7 +104,7 @@ SPEECH = {
         blocks=16,
         ffn=576,
         d_model=144,
-        pruned_ffn=139,
+        small={"ffn": 144, "subsampling": 72},
         length=10,
         domain={
             "dataset.train": "train-other-500",

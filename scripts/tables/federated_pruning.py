@@ -212,10 +212,10 @@ _HALF = "Half of what is prunable goes. "
 TABLES = {
     "sparsity": _speech(
         "Federated pruning on speech: sparsity",
-        lambda speech: _sparsities(*_configs(speech), {"ffn": speech.pruned_ffn}),
+        lambda speech: _sparsities(*_configs(speech), speech.small),
         lambda speech: (
-            f"The small model has {speech.pruned_ffn} feed-forward units in each module, not "
-            f"{speech.ffn}."
+            f"The small model has {speech.small['ffn']} feed-forward units in each module, not "
+            f"{speech.ffn}, and half of the channels before the first block."
         ),
     ),
     "patterns": _speech(
