@@ -16,19 +16,16 @@ from experiments import binary
 
 _WORKDIR = binary.define_workdir()
 _DATA = flags.DEFINE_list("data", [], "Options of the data set, KEY=VALUE joined by commas.")
-_OUT = flags.DEFINE_string("out", "source", "Name of the JSON file in the run's directory.")
+_OUT = binary.define_out("source")
 
 
 def main(_):
     """Scores the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
-    from fedlite.errors import UserError
-
-    taken = _OUT.value in ("summary", "config", "row", "submodels")
-    if not _OUT.value.isidentifier() or taken or _OUT.value.startswith("clients_"):
-        raise UserError(f"--out={_OUT.value!r} cannot name a file of a run: use another word")
+    binary.check_out(_OUT.value)
     from experiments.build import build
     from experiments.restore import read_config, restore
+    from fedlite.errors import UserError
     from fedlite.federated.evaluation import Evaluator
     from fedlite.federated.workdir import finite, to_json, write_atomically
 

@@ -1,12 +1,12 @@
 """The difference between two rows of a speech table, with a paired bootstrap over speakers.
 
     python -m scripts.compare_speakers --run=TABLE/runs/ROW --against=TABLE/runs/ROW \
-        [--cut=random:0.5]
+        [--cut=random:0.5 [--scores=submodels]]
 
 Prints the word error rate of each row on the test speakers, all seeds pooled, and their difference,
 each with its 95 % interval. With --cut=KIND:RATE also what each row loses when sub-models of that
-kind and rate are cut out of it (from submodels.json, which experiments.evaluate_submodels writes),
-and the difference of the losses. A directory of a single run does in place of a row's.
+kind and rate are cut out of it (from SCORES.json, which experiments.evaluate_submodels writes), and
+the difference of the losses. A directory of a single run does in place of a row's.
 
 Speakers are resampled, seeds are not: an interval says what other speakers would change, not what
 other seeds would. Both rows need as many seeds.
@@ -24,6 +24,9 @@ from fedlite.tasks import wer
 _RUN = flags.DEFINE_string("run", None, "Directory of a row, or of a run.")
 _AGAINST = flags.DEFINE_string("against", None, "Directory of the row to compare with.")
 _CUT = flags.DEFINE_string("cut", "", "KIND:RATE of sub-models, as in random:0.5.")
+_SCORES = flags.DEFINE_string(
+    "scores", "submodels", "Name of the file with the sub-models' scores."
+)
 
 
 def main(_):
@@ -36,7 +39,7 @@ def main(_):
         runs = run_directories(path)
         whole[name] = wer.pooled([wer.read_counts(run / "clients_test.json") for run in runs])
         if kind:
-            cut[name] = [read_cut(run / "submodels.json", kind, rate) for run in runs]
+            cut[name] = [read_cut(run / f"{_SCORES.value}.json", kind, rate) for run in runs]
         show(f"{path.name} ({len(runs)} seeds)", wer.contrast([(1, whole[name])]))
     run, against = (whole[name] for name in (_RUN.value, _AGAINST.value))
     show("difference", wer.paired_bootstrap(run, against))

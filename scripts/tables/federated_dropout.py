@@ -205,12 +205,32 @@ _SUBMODELS = After(
 )
 
 
+# A model that was trained without rescaling may gain by it when it is cut.
+_RESCALED = After(
+    "experiments.evaluate_submodels",
+    "rescaled.json",
+    (
+        f"--rates={','.join(map(str, _CUTS))}",
+        "--kinds=random",
+        f"--widths={_FFN}",
+        "--rescale=yes",
+        "--out=rescaled",
+    ),
+)
+
+
 def _cut_columns() -> tuple[Column, ...]:
     """Of the sub-models of every rate and kind, in the order of the program's rows."""
     pairs = [(rate, kind) for rate in _CUTS for kind in _KINDS]
-    return tuple(
-        Column(f"{kind} {rate:g}", f"rows.{index}.wer", 100, 1, file=_SUBMODELS.file)
-        for index, (rate, kind) in enumerate(pairs)
+    return (
+        *(
+            Column(f"{kind} {rate:g}", f"rows.{index}.wer", 100, 1, file=_SUBMODELS.file)
+            for index, (rate, kind) in enumerate(pairs)
+        ),
+        *(
+            Column(f"rescaled {rate:g}", f"rows.{index}.wer", 100, 1, file=_RESCALED.file)
+            for index, rate in enumerate(_CUTS)
+        ),
     )
 
 
@@ -278,7 +298,8 @@ _CUT_TABLE = {
     "legend": (
         " The other columns are the WER of sub-models that lose this share of the units of every "
         "feed-forward module: drawn at random (mean of 5 draws), the last ones, or those with the "
-        "least norm."
+        "least norm; each rescaled where the row was trained so. Rescaled: random ones of every "
+        "row."
     ),
 }
 
@@ -297,7 +318,7 @@ TABLES = {
     "submodels": _speech_table(
         "Sub-models inside the big model: WER without further training",
         _submodels,
-        after=lambda speech: (_SUBMODELS,),
+        after=lambda speech: (_SUBMODELS, _RESCALED),
         **_CUT_TABLE,
     ),
     "submodels_words": Table(
@@ -310,7 +331,7 @@ TABLES = {
                     "Digit strings by 120 made-up speakers, words, tested on 40 others; a small "
                     "Conformer."
                 ),
-                after=(_SUBMODELS,),
+                after=(_SUBMODELS, _RESCALED),
             )
         },
         columns=_CUT_TABLE["columns"],
