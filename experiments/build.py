@@ -131,6 +131,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         **_backbone(given["backbone"], shapes),
         **_word_vectors(given["word_vectors"], dataset, shapes),
     }
+    _check_origin(method, pretrained)
     return Experiment(
         names={"method": given["method"], "dataset": dataset_name, "model": model_name},
         config=effective,
@@ -292,6 +293,16 @@ def _method(
         with _about(name):
             built.append(methods.build(name, context, **given.get(name, {})))
     return methods.chain(*built)
+
+
+def _check_origin(method: methods.Method, given: Mapping[str, Any]):
+    """Refuses parameters from a file that clients are said to make from a seed."""
+    wrong = [path for path in sorted(given) if method.made_from_seed(path)]
+    if wrong:
+        raise UserError(
+            f"partial_training.origin: no seed makes {wrong[0]}, which is frozen and comes from a "
+            "file: set it to 'sent'"
+        )
 
 
 def _backbone(section: Mapping[str, str], shapes) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ def _speech(dataset: FederatedDataset, options: dict[str, Any], model) -> tasks.
         **options,
     )
     train = dataset.splits["train"]
-    impossible = task.impossible_examples(train)
+    impossible = task.left_out(train)
     if impossible == train.num_examples:
         raise UserError(
             f"no utterance of {dataset.name!r} has as many frames, after the model's subsampling, "

@@ -140,12 +140,17 @@ class Method:
         remembers arrays may stand behind it, and none that bounds updates beside it.
       hides_units: whether it may send kernels whose axes are no longer those of the model's units,
         so that no method that cuts sub-models may stand behind it.
+      alters_broadcast: whether values change on their way down, so that no method that freezes
+        them may stand behind it.
+      freezes: whether clients hold on to values that they never receive again.
     """
 
     bounds_updates = False
     changes_cohort = False
     shrinks_later = False
     hides_units = False
+    alters_broadcast = False
+    freezes = False
 
     def start(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The server's parameters before round 0, from freshly initialised ones."""
@@ -176,6 +181,10 @@ class Method:
     def combine(self, state, key, sums: Sums, report: Report) -> Sums:
         """The server's turn on the cohort's sums, before they are divided: noise, rescaling."""
         return sums
+
+    def made_from_seed(self, path: str) -> bool:
+        """Whether clients make the server's parameter at a path themselves, from the seed."""
+        return False
 
     def revise(self, state, key, params, aggregate, report: Report) -> Any:
         """The server's turn after the aggregation: new masks, new scores."""
@@ -211,6 +220,13 @@ class Chain(Method):
                 raise UserError(
                     f"{type(method).__name__} sends compact kernels, out of which {cutters[0]} "
                     "cannot cut units: set federated_pruning.pattern to 'unit' or 'unstructured'"
+                )
+            lossy = [type(m).__name__ for m in self.methods[:index] if m.alters_broadcast]
+            if method.freezes and lossy:
+                raise UserError(
+                    f"{lossy[0]} changes the values on their way down, so that "
+                    f"{type(method).__name__} to its right would freeze others than the server's: "
+                    "put it to the right"
                 )
             if not method.bounds_updates:
                 continue
@@ -328,6 +344,10 @@ class Chain(Method):
         """The guarantee of the member that gives one."""
         given = [method.privacy(rounds) for method in self.methods]
         return next((guarantee for guarantee in given if guarantee is not None), None)
+
+    def made_from_seed(self, path):
+        """Whether any member says so."""
+        return any(method.made_from_seed(path) for method in self.methods)
 
     def _told(self, report: Report) -> Report:
         """The report, or nothing where privacy does not cover what the clients report."""

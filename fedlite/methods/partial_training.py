@@ -30,6 +30,8 @@ class PartialTraining(Method):
       scale: what the frozen kernels' initialisation is multiplied by (not of biases or norms).
     """
 
+    freezes = True
+
     shapes: Mapping[str, tuple[int, ...]]
     freeze: tuple[tuple[str, bool], ...] = ()
     origin: str = "seed"
@@ -47,6 +49,10 @@ class PartialTraining(Method):
     def frozen(self, path: str) -> bool:
         """Whether the parameter at `path` is frozen."""
         return bool(first_match(self.freeze, path, False))
+
+    def made_from_seed(self, path: str) -> bool:
+        """What is frozen, unless it was sent."""
+        return self.origin == "seed" and self.frozen(path)
 
     def start(self, params):
         """The frozen kernels at the scale that was chosen."""

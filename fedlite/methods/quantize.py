@@ -27,6 +27,11 @@ class Quantize(Method):
     def __post_init__(self):
         parse_codec(self.up), parse_codec(self.down)
 
+    @property
+    def alters_broadcast(self):
+        """See `Method`."""
+        return parse_codec(self.down) is not None
+
     def select(self, state, mine, keys, view):
         """The trip down; the round's key, since one broadcast serves the cohort."""
         view = view._replace(trained=_trip(parse_codec(self.down), view.trained, keys.round))

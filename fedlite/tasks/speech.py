@@ -190,7 +190,7 @@ class Speech(Task):
         """The texts of [utterances, length]."""
         return [self.transcript(own) for own in np.asarray(tokens).tolist()]
 
-    def impossible_examples(self, split: Split) -> int:
+    def left_out(self, split: Split) -> int:
         """How many utterances of a split have no alignment."""
         frames, labels = (np.asarray(split.arrays[name]) for name in ("frames", "y"))
         return int((~ctc.fits(self.model.output_frames(frames), labels)).sum())

@@ -96,6 +96,10 @@ class Task:
         total = jnp.sum(scores.loss * mask)
         return total / jnp.maximum(jnp.sum(scores.loss_weight * mask), 1)
 
+    def left_out(self, split: Split) -> int:
+        """How many examples of a split are not `usable`."""
+        return 0
+
     def usable(self, batch: Mapping[str, Any], mask):
         """`mask` [batch] without the examples that the loss leaves out whatever the parameters."""
         return mask

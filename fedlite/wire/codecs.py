@@ -72,11 +72,13 @@ class HalfPrecision:
     side_dtypes = ()
 
     def encode(self, value, key=None) -> Encoded:
-        """Rounds to nearest even; float16 saturates at its largest finite value."""
+        """Rounds to nearest even, and to the largest finite value what is greater."""
         value = jnp.float32(value)
         if self.dtype == "float16":
-            # Clipping keeps NaN, so a bad update is still seen to be bad.
-            value = jnp.clip(value, -65504.0, 65504.0)
+            value = _saturated(value, 65504.0)
+        else:
+            # The greatest bfloat16, short of which a float32 would be rounded to infinity.
+            value = _saturated(value, float(jnp.finfo(jnp.bfloat16).max))
         half = value.astype(self.dtype)
         return Encoded(jax.lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32), 16)
 
@@ -109,7 +111,7 @@ class StochasticUniform:
 
     def encode(self, value, key) -> Encoded:
         """Draws the rounding of every value from `key`."""
-        value = jnp.float32(value)
+        value = _saturated(jnp.float32(value), LARGEST)
         levels = 2 ** (self.width - 1) - 1
         norm = jnp.max(jnp.abs(value), initial=0.0)
         scaled = jnp.abs(value) / jnp.where(norm > 0, norm, 1) * levels
@@ -129,6 +131,15 @@ class StochasticUniform:
     def bits(self, side: tuple) -> int:
         """`width`."""
         return self.width
+
+
+# Up to here a float32 has a reciprocal that is no denormal number, which XLA would take for 0.
+LARGEST = 2.0**125
+
+
+def _saturated(value, largest: float):
+    """What is finite within [-largest, largest]; NaN and infinity stay, to be seen to be bad."""
+    return jnp.where(jnp.isfinite(value), jnp.clip(value, -largest, largest), value)
 
 
 def parse_codec(name: str) -> Codec | None:

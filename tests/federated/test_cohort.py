@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.errors import UserError
-from fedlite.federated.cohort import PARTICIPATIONS, room_for, sample_cohort
-from fedlite.federated.engine import EngineOptions
+from fedlite.federated.cohort import PARTICIPATIONS, lay_out, room_for, sample_cohort
+from fedlite.federated.engine import EngineOptions, default_clients_per_chunk, even_chunk
 from tests import toy
 
 
@@ -97,6 +97,26 @@ def test_rounds_of_poisson_cohorts_run_also_where_nobody_takes_part():
     # Chunks hold as many clients as there may be, whatever their number.
     chunked = toy.make_engine(task, method, clients=1, participation="poisson", clients_per_chunk=3)
     toy.assert_close(toy.run(chunked, params, rounds=12)[0].params, server.params)
+
+
+@pytest.mark.parametrize(("platform", "clients"), [("cpu", 10), ("cpu", 100), ("gpu", 1000)])
+def test_few_steps_are_padded_at_sizes_like_those_of_emnist(platform, clients):
+    """3,400 writers of about 198 examples with a deviation of 77, batches of 20."""
+    rng = np.random.default_rng(0)
+    sizes = np.clip(rng.normal(198, 77, 3400), 16, 460).astype(int)
+    padded = real = 0
+    for number in range(20):
+        ids = sample_cohort(0, number, len(sizes), clients)
+        per_chunk = default_clients_per_chunk(platform, clients)
+        layout = lay_out(
+            ids, sizes[ids], ids, devices=1, clients_per_chunk=per_chunk, batch_size=20
+        )
+        padded, real = padded + layout.padded_steps, real + layout.real_steps
+    assert 1 - real / padded < 0.1
+
+
+def test_chunks_are_alike():
+    assert [even_chunk(n) for n in (1, 10, 64, 65, 100, 1000)] == [1, 10, 64, 33, 50, 63]
 
 
 def test_an_unknown_participation_is_refused():

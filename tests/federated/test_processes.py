@@ -24,10 +24,8 @@ FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_cou
 ROUNDS = 10
 METHODS = {
     "fedavg": {},
-    "partial_training+federated_dropout": {
-        "partial_training": {"freeze": (("dense1/bias", True),)},
-        "federated_dropout": {"rates": (("dense1", 0.5),)},
-    },
+    "partial_training": {"partial_training": {"freeze": (("dense1/.*", True),)}},
+    "federated_dropout": {"federated_dropout": {"rates": (("dense1", 0.5),)}},
     "quantize+fedobd": {
         "quantize": {"up": "nnadq0.001"},
         "fedobd": {"dropout_rate": 0.3, "stage1_rounds": 6, "stage2_rounds": 4},

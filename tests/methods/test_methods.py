@@ -379,6 +379,18 @@ def test_nothing_may_change_a_bounded_update(task):
         chain(clip, Bounded())
 
 
+def test_what_is_frozen_is_what_the_server_has(task):
+    freeze = toy.make_method(task, "partial_training", partial_training=FREEZE)
+    down, up = (
+        toy.make_method(task, "quantize", quantize=options)
+        for options in ({"down": "uniform8", "up": ""}, {"up": "uniform8"})
+    )
+    assert chain(freeze, down).methods == (freeze, down)
+    assert chain(up, freeze).methods == (up, freeze)
+    with pytest.raises(UserError, match=r"Quantize changes the values on their way down, .* right"):
+        chain(down, freeze)
+
+
 def test_the_scale_of_what_is_frozen(task, params):
     method = toy.make_method(task, "partial_training", partial_training={**FREEZE, "scale": 0.5})
     engine = toy.make_engine(task, method)

@@ -35,9 +35,18 @@ def test_half_precision_rounds_to_nearest(dtype, epsilon):
     np.testing.assert_array_equal(_trip(HalfPrecision(dtype), back), back)
 
 
-def test_float16_saturates_and_keeps_nan():
-    back = _trip(HalfPrecision("float16"), np.array([1e6, -1e6, np.nan], np.float32))
-    np.testing.assert_array_equal(back, [65504, -65504, np.nan])
+@pytest.mark.parametrize("dtype, most", [("float16", 65504), ("bfloat16", (2 - 2**-7) * 2.0**127)])
+def test_half_precision_saturates_and_keeps_what_is_bad(dtype, most):
+    value = np.array([3.4e38, -3.4e38, np.nan, np.inf, -np.inf], np.float32)
+    back = _trip(HalfPrecision(dtype), value)
+    np.testing.assert_array_equal(back, np.float32([most, -most, np.nan, np.inf, -np.inf]))
+
+
+def test_uniform_of_the_greatest_floats():
+    """Whose reciprocals are denormal numbers, which XLA takes for 0."""
+    back = _trip(StochasticUniform(8), np.array([3.4e38, -3.4e38, 0], np.float32))
+    np.testing.assert_array_equal(back, np.float32([2.0**125, -(2.0**125), 0]))
+    assert not np.isfinite(_trip(StochasticUniform(8), np.float32([1, np.inf]))).all()
 
 
 @given(st.lists(floats, min_size=1, max_size=20), st.integers(2, 16), st.integers(0, 9))
