@@ -10,6 +10,8 @@ from scripts.tables.harness.spec import (
     BACKBONES,
     BYTES,
     CLIENT_COSTS,
+    DIFFERENCE,
+    DIFFERENCES,
     LEGEND,
     MEGABYTE,
     Backbone,
@@ -24,12 +26,13 @@ _RECONSTRUCTION = (
     "Its abstract claims roughly 90 % less communication at similar performance."
 )
 _LEGEND = (
-    f"{LEGEND} Once is what a client receives at its first round besides: the backbone. To 85 % "
-    "is what all clients moved until the test accuracy was first so high, where every seed came "
-    "there."
+    f"{LEGEND}{DIFFERENCES} Once is what a client receives at its first round besides: the "
+    "backbone. To 85 % is what all clients moved until the test accuracy was first so high, where "
+    "every seed came there."
 )
 _COLUMNS = (
     ACCURACY,
+    DIFFERENCE,
     Column("Worst decile %", "final.client_accuracy.worst_decile", 100, 1),
     CLIENT_COSTS[1],
     *BYTES,
@@ -263,7 +266,7 @@ TABLES = {
                 (_ROLES,),
             )
         },
-        (ACCURACY, CLIENT_COSTS[1], *BYTES, _COLUMNS[-2]),
-        LEGEND,
+        (ACCURACY, DIFFERENCE, CLIENT_COSTS[1], *BYTES, _COLUMNS[-2]),
+        LEGEND + DIFFERENCES,
     ),
 }

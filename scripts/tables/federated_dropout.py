@@ -17,9 +17,11 @@ from scripts.tables.harness.spec import (
     BYTES,
     CER,
     CLIENT_COSTS,
+    DIFFERENCES,
     LEGEND,
     PARAMS_SHARE,
     WER,
+    WER_DIFFERENCE,
     After,
     Backbone,
     Column,
@@ -133,10 +135,11 @@ _FFN = r"block\d+/ffn\d"
 
 # The costs without what a client trains, which here is all that it has.
 COSTS = (CLIENT_COSTS[0], PARAMS_SHARE, *CLIENT_COSTS[2:])
-SPEECH_COLUMNS = (WER, CER, *COSTS, *BYTES)
+SPEECH_COLUMNS = (WER, WER_DIFFERENCE, CER, *COSTS, *BYTES)
 SPEECH_LEGEND = (
     "WER and CER are the word and character error rates of the last round on the test speakers, "
     + LEGEND.partition("on the test set, ")[2]
+    + DIFFERENCES
 )
 SPEECH_FIGURE = Figure("wer", "Test WER (%)")
 
@@ -294,7 +297,7 @@ def _speech_table(
 
 # Of tables whose runs are scored by `_SUBMODELS`.
 _CUT_TABLE = {
-    "columns": (WER, *_cut_columns(), CLIENT_COSTS[0], PARAMS_SHARE, *BYTES[2:]),
+    "columns": (WER, WER_DIFFERENCE, *_cut_columns(), CLIENT_COSTS[0], PARAMS_SHARE, *BYTES[2:]),
     "legend": (
         " The other columns are the WER of sub-models that lose this share of the units of every "
         "feed-forward module: drawn at random (mean of 5 draws), the last ones, or those with the "
@@ -344,7 +347,12 @@ TABLES = {
         lambda speech: speech.adaptation,
         backbones=lambda speech: (speech.backbone,),
         after=lambda speech: (_on_source(speech),),
-        columns=(WER, Column("Source WER %", "wer", 100, 1, file="source.json"), CER)
+        columns=(
+            WER,
+            WER_DIFFERENCE,
+            Column("Source WER %", "wer", 100, 1, file="source.json"),
+            CER,
+        )
         + (*COSTS, *BYTES),
         legend=" WER is that on the target, the source is what the backbone was trained on.",
     ),

@@ -20,6 +20,8 @@ from scripts.tables.harness.spec import (
     ACCURACY,
     BYTES,
     CLIENT_COSTS,
+    DIFFERENCE,
+    DIFFERENCES,
     LEGEND,
     Column,
     Row,
@@ -29,13 +31,14 @@ from scripts.tables.harness.spec import (
 
 _COLUMNS = (
     ACCURACY,
+    DIFFERENCE,
     *CLIENT_COSTS,
     *BYTES,
     Column("Uncharged MB left out", "bytes.total_paper_convention", 1 / MEGABYTE, 1),
 )
 _LEGEND = LEGEND + (
-    " The last column leaves out what the authors do not charge: signs, norms, offsets, levels, "
-    "and which blocks were sent."
+    f"{DIFFERENCES} The last column leaves out what the authors do not charge: signs, norms, "
+    "offsets, levels, and which blocks were sent."
 )
 _RECONSTRUCTION = (
     "Reconstruction of the layout of a table of arXiv 2208.05174, whose numbers were not at hand. "

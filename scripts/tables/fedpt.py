@@ -10,6 +10,8 @@ from scripts.tables.harness.spec import (
     ACCURACY,
     BYTES,
     CLIENT_COSTS,
+    DIFFERENCE,
+    DIFFERENCES,
     LEGEND,
     Column,
     Row,
@@ -126,13 +128,15 @@ def _private_rows(config: str, epsilons: tuple[float, ...], full_rate: float) ->
     for epsilon in epsilons:
         noise = {"dp_fedavg.epsilon": epsilon, "dp_fedavg.noise_multiplier": float(epsilon > 0)}
         label = f"epsilon {epsilon:g}" if epsilon else "no noise"
+        all_trained = f"All trained, {label}"
         rows += [
-            Row(f"All trained, {label}", config, {**full, **noise}),
-            Row(f"FedPT, {label}", config, noise),
+            Row(f"All trained, {label}", config, {**full, **noise}, reference=all_trained),
+            Row(f"FedPT, {label}", config, noise, reference=all_trained),
         ]
     return tuple(rows)
 
 
+_PRIVATE_DIFFERENCES = DIFFERENCES.replace("the first row", "full training at the same epsilon")
 _EPSILON = Column("Epsilon", "privacy.epsilon", digits=2)
 _NOISE = Column("Noise multiplier", "privacy.noise_multiplier", digits=2)
 
@@ -261,7 +265,9 @@ TABLES = {
                 ),
             ),
         },
-        columns=(ACCURACY, _EPSILON, _NOISE, CLIENT_COSTS[1], *BYTES),
-        legend=LEGEND + " Epsilon is of the whole run, at the delta of each run's summary.json.",
+        columns=(ACCURACY, DIFFERENCE, _EPSILON, _NOISE, CLIENT_COSTS[1], *BYTES),
+        legend=LEGEND
+        + _PRIVATE_DIFFERENCES
+        + " Epsilon is of the whole run, at the delta of each run's summary.json.",
     ),
 }

@@ -420,3 +420,26 @@ app.run(binary.guarded(reproduce_table.main), flags_parser=binary.parse_flags)
     assert "* Failed: Bad, seed 0\n" in text and str(tmp_path) not in text
     assert re.search(r"^\| Good +\| +50\.0 \|", text, re.MULTILINE)
     assert re.search(r"^\| Bad +\| +– \|", text, re.MULTILINE)
+
+
+def test_differences_are_seed_by_seed(tmp_path):
+    """1 and 3 points: a mean of 2, a deviation of root 2, and t(0.975, 1) = 12.706."""
+    columns = (Column("Difference", "final.accuracy", 100, 1, difference=True),)
+    table = Table("T", "S", {}, columns=columns)
+    planned = [fake(tmp_path, label, seed=seed) for seed in (0, 1) for label in "ABCD"]
+    rows = {"C": Row("C", MNIST, reference="B"), "D": Row("D", MNIST, reference="B")}
+    planned = [dataclasses.replace(r, row=rows.get(r.row.label, r.row)) for r in planned]
+    accuracy = {"A": (0.5, 0.6), "B": (0.51, 0.63), "C": (0.61, 0.73), "D": (0.6,)}
+    for run in planned:
+        if run.seed < len(accuracy[run.row.label]):
+            write_run(run, {"final": {"accuracy": accuracy[run.row.label][run.seed]}})
+    measured = results.collect(table, planned)
+    assert [line[1] for line in report.cells(table, measured)] == [
+        "Difference",
+        "–",
+        "+2.0 [-10.7, +14.7]",
+        "+10.0 [+10.0, +10.0]",
+        "+9.0",
+    ]
+    heading = report.comma_separated(table, measured).split("\n")[0]
+    assert heading == "method,seeds,final.accuracy difference mean,final.accuracy difference sd"

@@ -16,10 +16,22 @@ def render_cell(column: Column, cell: Measured) -> str:
         return MISSING
     if column.reduction:
         return f"{cell.mean:,.{column.digits}f}x"
+    if column.difference:
+        return _difference(column, cell)
     text = f"{column.scale * cell.mean:,.{column.digits}f}"
     if cell.deviation:
         text += f" ± {column.scale * cell.deviation:,.{column.digits}f}"
     return text
+
+
+def _difference(column: Column, cell: Measured) -> str:
+    def signed(value: float) -> str:
+        return f"{column.scale * value:+,.{column.digits}f}"
+
+    if cell.interval is None:
+        return signed(cell.mean)
+    low, high = cell.mean - cell.interval, cell.mean + cell.interval
+    return f"{signed(cell.mean)} [{signed(low)}, {signed(high)}]"
 
 
 def cells(table: Table, results: Sequence[RowResult]) -> list[list[str]]:
@@ -83,7 +95,8 @@ def comma_separated(table: Table, results: Sequence[RowResult]) -> str:
     measured = [i for i, column in enumerate(table.columns) if not column.reduction]
     heading = ["method", "seeds"]
     for i in measured:
-        heading += [f"{table.columns[i].path} mean", f"{table.columns[i].path} sd"]
+        path = table.columns[i].path + (" difference" if table.columns[i].difference else "")
+        heading += [f"{path} mean", f"{path} sd"]
     writer.writerow(heading)
     for result in results:
         line = [result.row.label, len(result.seeds)]

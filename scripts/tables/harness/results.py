@@ -20,10 +20,12 @@ class Measured:
     Attributes:
       mean: None where no run has the number.
       deviation: sample standard deviation; None for a single run.
+      interval: half the width of the 95 % interval of the mean; None but for differences.
     """
 
     mean: float | None
     deviation: float | None = None
+    interval: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,23 +57,55 @@ def collect(table: Table, runs: Sequence[Run]) -> list[RowResult]:
     by_row: dict[str, list[Run]] = collections.defaultdict(list)
     for run in runs:
         by_row[run.row.slug].append(run)
+    first = next(iter(by_row.values()), [])
+    by_label = {group[0].row.label: group for group in by_row.values()}
+
+    def reference(row: Row) -> list[Run]:
+        return by_label.get(row.reference, []) if row.reference else first
+
     results = []
     for group in by_row.values():
         finished = [run for run in group if run.finished]
         summaries = [_json(run, "summary.json") for run in finished]
-        cells = tuple(_cell(column, finished, summaries) for column in table.columns)
+        cells = tuple(
+            _cell(column, finished, summaries, reference(group[0].row)) for column in table.columns
+        )
         seeds = tuple(run.seed for run in finished)
         results.append(RowResult(group[0].row, seeds, cells))
     return with_reductions(table.columns, results)
 
 
-def _cell(column: Column, runs: Sequence[Run], summaries: Sequence[dict[str, Any]]) -> Measured:
+def _cell(
+    column: Column,
+    runs: Sequence[Run],
+    summaries: Sequence[dict[str, Any]],
+    reference: Sequence[Run],
+) -> Measured:
+    if column.difference:
+        return _difference(column, runs, reference)
     if column.file != "summary.json":
         summaries = [_json(run, column.file) for run in runs]
     if not column.target:
         return measure(_value(column, summary) for summary in summaries)
     needed = [bytes_to_target(column, run) for run in runs]
     return Measured(None) if None in needed else measure(needed)
+
+
+def _difference(column: Column, runs: Sequence[Run], reference: Sequence[Run]) -> Measured:
+    """Of runs with the same seed; nothing for the reference itself."""
+    there = {run.seed: run for run in reference if run.finished}
+    pairs = [(run, there[run.seed]) for run in runs if run.seed in there]
+    if not pairs or pairs[0][0] is pairs[0][1]:
+        return Measured(None)
+    numbers = [[_value(column, _json(run, column.file)) for run in pair] for pair in pairs]
+    found = measure(own - other for own, other in numbers if None not in (own, other))
+    if found.deviation is None:
+        return found
+    # Slow to import.
+    from scipy import stats
+
+    quantile = float(stats.t.ppf(0.975, len(pairs) - 1))
+    return dataclasses.replace(found, interval=quantile * found.deviation / math.sqrt(len(pairs)))
 
 
 def _value(column: Column, summary: dict[str, Any]) -> float | None:

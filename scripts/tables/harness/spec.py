@@ -26,6 +26,8 @@ class Column:
         the evaluations of the test set was first at least this; only where every seed came there.
       file: of the run's directory, in place of summary.json: that of an `After`.
       of: the number is divided by that of this path, if there is one.
+      difference: print what is left of the number after that of the row's reference with the same
+        seed: the mean over seeds and its 95 % interval by Student's t.
     """
 
     title: str
@@ -36,10 +38,13 @@ class Column:
     target: float = 0.0
     file: str = "summary.json"
     of: str = ""
+    difference: bool = False
 
 
 ACCURACY = Column("Accuracy %", "final.accuracy", 100, 1)
+DIFFERENCE = Column("Difference", "final.accuracy", 100, 1, difference=True)
 WER = Column("WER %", "final.wer", 100, 1)
+WER_DIFFERENCE = Column("Difference", "final.wer", 100, 1, difference=True)
 CER = Column("CER %", "final.cer", 100, 1)
 PARAMS_SHARE = Column("Of the full %", "client.params", 100, 1, of="server_params")
 CLIENT_COSTS = (
@@ -55,6 +60,11 @@ BYTES = (
     Column("Reduction", "bytes.total", reduction=True, digits=1),
 )
 
+# Of tables with a column of differences.
+DIFFERENCES = (
+    " Difference is to the first row in points, seed by seed: the mean, and in brackets its 95 % "
+    "interval by Student's t."
+)
 LEGEND = (
     "Accuracy is that of the last round on the test set, mean ± standard deviation over the seeds. "
     "Params are those of a client's model, Trained those that it returns. MFLOP an example and "
@@ -92,12 +102,14 @@ class Row:
       overrides: values by key, such as {"rounds": 50, "fedprox.mu": 0.1}.
       paper: numbers by the title of the column, as the paper prints them. Only numbers that
         were read in a source.
+      reference: label of the row that differences refer to; "" for the table's first one.
     """
 
     label: str
     config: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reference: str = ""
 
     @property
     def slug(self) -> str:
