@@ -1,5 +1,7 @@
 """What a person sees of a run: a bar on a terminal or lines in a log, and TensorBoard."""
 
+import datetime
+import math
 import os
 import pathlib
 import time
@@ -22,13 +24,15 @@ from tensorboardX.proto.summary_pb2 import Summary
 class ProgressBar:
     """Rounds, loss, the task's metric, MB and clients/s; a context manager.
 
-    On a terminal it is a bar; elsewhere (a log file) a line every `every` seconds.
+    On a terminal it is a bar; elsewhere (a log file) a line every `every` seconds. Both tell how
+    long the rest will take, at the pace since the first rounds, which compile.
     """
 
     def __init__(self, title: str, rounds: int, done: int = 0, every: float = 20.0):
         self._console = Console(stderr=True)
         self._title, self._rounds, self._every = title, rounds, every
         self._last = time.monotonic()
+        self._paced: tuple[float, int] | None = None
         self._bar = None
         self._metric = ""
         if self._console.is_terminal:
@@ -59,9 +63,19 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, status=status)
         elif time.monotonic() - self._last > self._every or done == self._rounds:
             self._last = time.monotonic()
-            line = f"{self._title}: round {done}/{self._rounds} {status}"
+            line = f"{self._title}: round {done}/{self._rounds} {status}{self._rest(done)}"
             # As it is: a log file has no width, and a method's name is no markup.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        if self._paced is None:
+            self._paced = time.monotonic(), done
+
+    def _rest(self, done: int) -> str:
+        """How long the rounds that are left will take; nothing without a pace."""
+        if self._paced is None or done in (self._paced[1], self._rounds):
+            return ""
+        begin, first = self._paced
+        left = (time.monotonic() - begin) / (done - first) * (self._rounds - done)
+        return f" {datetime.timedelta(seconds=math.ceil(left))} left"
 
     def evaluated(self, metric: str, value: float, epsilon: float | None = None):
         """After an evaluation."""

@@ -326,6 +326,18 @@ def test_log_lines_are_whole(capsys):
     ]
 
 
+def test_log_lines_tell_how_long_the_rest_takes(capsys, monkeypatch):
+    """2 rounds in 10 seconds after the first one, which is left out: 35 for the last 7."""
+    now = iter([0.0, 60.0, 60.0, 60.0, 70.0, 70.0, 70.0])
+    monkeypatch.setattr("fedlite.federated.progress.time.monotonic", lambda: next(now, 70.0))
+    with ProgressBar("t", rounds=10, every=0.0) as bar:
+        bar.update(1, loss=0.5, megabytes=1.0, rate=30.0)
+        bar.update(3, loss=0.5, megabytes=1.0, rate=30.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "t: round 1/10 loss 0.500 1.0 MB 30.0 clients/s"
+    assert lines[1] == "t: round 3/10 loss 0.500 1.0 MB 30.0 clients/s 0:00:35 left"
+
+
 @dataclasses.dataclass(frozen=True)
 class Brief(methods.Method):
     """Two rounds of three clients, then two of all at half the rate, then the end."""
