@@ -350,6 +350,7 @@ class _Run:
             "seconds": self.seconds,
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
+            "normalization": getattr(experiment.task.model, "normalization", "none"),
             "left_out_examples": experiment.task.left_out(experiment.dataset.splits["train"]),
             "peak_host_memory_bytes": self.peak_memory,
             "privacy": experiment.method.privacy(self.round),

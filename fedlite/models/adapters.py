@@ -132,6 +132,11 @@ class Adapted(nn.Module):
     convolution: str = ""
 
     @property
+    def normalization(self) -> str:
+        """The backbone's."""
+        return getattr(self.backbone, "normalization", "none")
+
+    @property
     def reads_mask(self) -> bool:
         """Whether the backbone leaves padded examples out of its statistics."""
         return getattr(self.backbone, "reads_mask", False)

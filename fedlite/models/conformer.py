@@ -79,6 +79,8 @@ class ConformerBlock(nn.Module):
 class Conformer(nn.Module):
     """See `conformer`."""
 
+    normalization = "layer, and group in convolution modules"
+
     num_classes: int
     widths: FrozenDict[str, int]
     d_model: int

@@ -113,6 +113,11 @@ class DenseNet(nn.Module):
 
     reads_mask = True
 
+    @property
+    def normalization(self) -> str:
+        """The kind, see `fedlite.models`."""
+        return {"batch": "batch, by the statistics of the batch at hand"}.get(self.norm, self.norm)
+
     num_classes: int
     widths: FrozenDict[str, int]
     growth: int

@@ -97,6 +97,8 @@ class PlainShortcutBlock(nn.Module):
 class ResNet26(nn.Module):
     """Stages of blocks whose shortcuts have no parameters; see `resnet26`."""
 
+    normalization = "group"
+
     num_classes: int
     widths: FrozenDict[str, int]
     stem_width: int
@@ -159,6 +161,8 @@ def _average(x: jax.Array, stride: int) -> jax.Array:
 
 class ResNet(nn.Module):
     """Stages of basic blocks; see `resnet18_gn`."""
+
+    normalization = "group"
 
     num_classes: int
     widths: FrozenDict[str, int]

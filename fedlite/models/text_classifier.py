@@ -19,6 +19,8 @@ _INIT = nn.initializers.normal(1.0)
 class TransformerClassifier(nn.Module):
     """See `transformer_classifier`."""
 
+    normalization = "layer"
+
     num_classes: int
     widths: FrozenDict[str, int]
     vocabulary_size: int

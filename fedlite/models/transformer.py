@@ -114,6 +114,8 @@ class TransformerLayer(nn.Module):
 class TransformerLm(nn.Module):
     """A causal language model; see `word_transformer`."""
 
+    normalization = "layer"
+
     num_classes: int
     widths: FrozenDict[str, int]
     embed: int

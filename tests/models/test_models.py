@@ -297,3 +297,11 @@ def test_data_of_another_kind_is_refused(name, example, says):
     model, _ = tiny(name)
     with pytest.raises(UserError, match=says):
         units.param_shapes(model, example)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_a_model_tells_of_its_norms(name):
+    """Exactly where it has any: a parameter called scale is a norm's."""
+    model, example = tiny(name)
+    normal = any(path.endswith("/scale") for path in units.param_shapes(model, example))
+    assert hasattr(model, "normalization") == normal
