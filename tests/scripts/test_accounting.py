@@ -176,7 +176,7 @@ def test_table_is_written_without_runs(tmp_path):
     assert "--table=fedobd/accounting --scale=paper" in text
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 * 10
+    assert len(rows) == 9 * 10
     (row,) = (
         r
         for r in rows
