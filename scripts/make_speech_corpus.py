@@ -1,7 +1,7 @@
 """Writes the bundled speech corpus as WAV files, to listen to or for other programs.
 
     python -m scripts.make_speech_corpus --speakers=N --out=DIR \
-        [--utterances=30] [--grammar={digits,commands}] [--room] [--seed=0]
+        [--utterances=30] [--grammar={digits,commands}] [--room] [--nonoise] [--seed=0]
 
 DIR gets SPEAKER/SPEAKER-UTTERANCE.wav (8 kHz, 16 bits), SPEAKER.trans.txt with a line
 "SPEAKER-UTTERANCE WORDS" for each, and at last manifest.json: the recipe, the speakers and the
@@ -37,6 +37,7 @@ _OUT = flags.DEFINE_string("out", None, "Where the corpus goes.")
 _UTTERANCES = flags.DEFINE_integer("utterances", 30, "Of each speaker.", 1)
 _GRAMMAR = flags.DEFINE_enum("grammar", "digits", list(synthesis.GRAMMARS), "What is said.")
 _ROOM = flags.DEFINE_bool("room", False, "Add the early reflections of each speaker's room.")
+_NOISE = flags.DEFINE_bool("noise", True, "Add noise, at each speaker's own level.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all draws.", 0)
 
 _MANIFEST = "manifest.json"
@@ -55,6 +56,7 @@ def main(_):
         utterances=_UTTERANCES.value,
         room=_ROOM.value,
         seed=_SEED.value,
+        noise=_NOISE.value,
     )
     speakers = synthesis.speakers(recipe)
     out = pathlib.Path(_OUT.value)

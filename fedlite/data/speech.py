@@ -62,6 +62,7 @@ def speech(
     test_speakers: int = 40,
     utterances: int = 30,
     room: bool = False,
+    noise: bool = True,
     vocabulary: str = "characters",
     mels: int = 40,
     max_frames: int = 0,
@@ -81,6 +82,7 @@ def speech(
       test_speakers: at least one.
       utterances: of each speaker.
       room: add the early reflections of a room, each speaker's own.
+      noise: add white noise, 10 to 30 dB below the speech, by speaker.
       vocabulary: "characters", or "words" for those of the grammar.
       mels: channels of the features, see `fedlite.data.audio`.
       max_frames: of 10 ms; longer utterances are left out, and their number is said. 0 for as
@@ -102,7 +104,7 @@ def speech(
     if vocabulary not in ("characters", "words"):
         raise UserError(f"vocabulary must be 'characters' or 'words', got {vocabulary!r}")
     everyone = test_speakers + validation_speakers + speakers
-    recipe = synthesis.Recipe(grammar, everyone, utterances, room, seed)
+    recipe = synthesis.Recipe(grammar, everyone, utterances, room, seed, noise)
     corpus = load_corpus(recipe, cache_dir)
     features = _load_features(recipe, corpus, mels, max_frames, cache_dir)
     kept = features.arrays["kept"]

@@ -1,7 +1,7 @@
 """Speech that espeak-ng says: speakers, what they say, and how it is recorded.
 
 A speaker is one of espeak-ng's 8 English accents in one of its voice variants, with a pitch, a rate
-and a microphone of its own (white noise at 10 to 30 dB below the speech, and optionally the early
+and a microphone of its own (white noise at 10 to 30 dB below the speech, if wished, and the early
 reflections of a room). No two speakers share accent and variant. Variants that people can hardly
 understand are left out: the whispers, the robots of robosoft, Demonic, UniRobot, Gene and ed. What
 is said are strings of 3 to 6 digits, or commands of a grammar of 51 words.
@@ -52,6 +52,9 @@ GRAMMARS = {
     ),
 }
 
+# Of noise that no sample of 16 bits shows.
+_SILENT_DB = 300.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -64,6 +67,7 @@ class Recipe:
       speakers: their number.
       utterances: of each speaker.
       room: add the early reflections of a room, each speaker's own.
+      noise: add noise, at each speaker's own level.
       seed: of all draws.
     """
 
@@ -72,6 +76,7 @@ class Recipe:
     utterances: int = 30
     room: bool = False
     seed: int = 0
+    noise: bool = True
 
     def __post_init__(self):
         if self.grammar not in GRAMMARS:
@@ -138,17 +143,14 @@ def speakers(recipe: Recipe) -> list[Speaker]:
             "take fewer"
         )
     order = partitions.generator(recipe.seed, _VOICES).permutation(len(voices))
-    return [
-        _speaker(number, *voices[order[number]], recipe.room, recipe.seed)
-        for number in range(recipe.speakers)
-    ]
+    return [_speaker(number, *voices[order[number]], recipe) for number in range(recipe.speakers)]
 
 
-def _speaker(number: int, accent: str, variant: str, room: bool, seed: int) -> Speaker:
-    rng = partitions.generator(seed, _SPEAKER, number)
+def _speaker(number: int, accent: str, variant: str, recipe: Recipe) -> Speaker:
+    rng = partitions.generator(recipe.seed, _SPEAKER, number)
     pitch, rate = (int(rng.integers(low, high + 1)) for low, high in (_PITCH, _WORDS_PER_MINUTE))
     snr = float(rng.uniform(*_SNR_DB))
-    delays = np.sort(rng.uniform(*_REFLECTION_SECONDS, _REFLECTIONS if room else 0))
+    delays = np.sort(rng.uniform(*_REFLECTION_SECONDS, _REFLECTIONS if recipe.room else 0))
     # Later reflections have gone further and lost more; walls turn the sign of some.
     gains = _REFLECTION_GAIN * np.exp(-delays / _REFLECTION_SECONDS[1])
     signs = rng.choice([-1.0, 1.0], len(delays))
@@ -158,7 +160,7 @@ def _speaker(number: int, accent: str, variant: str, room: bool, seed: int) -> S
         variant=variant,
         pitch=pitch,
         rate=rate,
-        snr=snr,
+        snr=snr if recipe.noise else _SILENT_DB,
         delays=tuple(int(delay) for delay in np.rint(delays * RATE)),
         gains=tuple(float(gain) for gain in signs * gains),
     )

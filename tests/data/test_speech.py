@@ -128,6 +128,12 @@ def test_a_recording_is_resampled_to_8_khz_and_halved():
 def test_noise_has_the_speakers_distance_from_the_speech():
     dry = tone(500)
     clean = synthesis.record(dry, CLEAN, np.random.default_rng(0)).astype(float)
+    quiet = synthesis.speakers(dataclasses.replace(RECIPE, noise=False))[0]
+    assert quiet == synthesis.speakers(RECIPE)[0]._replace(snr=quiet.snr)
+    without = synthesis.record(dry, CLEAN._replace(snr=quiet.snr), np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        without, synthesis.record(dry, CLEAN._replace(snr=quiet.snr), np.random.default_rng(1))
+    )
     for snr in (10.0, 30.0):
         noisy = synthesis.record(dry, CLEAN._replace(snr=snr), np.random.default_rng(0))
         ratio = np.mean(clean**2) / np.mean((noisy - clean) ** 2)
