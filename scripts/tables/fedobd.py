@@ -81,6 +81,28 @@ def _main(config: str) -> tuple[Row, ...]:
     )
 
 
+def _text(config: str) -> tuple[Row, ...]:
+    """The same, and with an embedding that stays as it begins: where words have no vectors, random.
+
+    It is more than half of the model, and a block that takes most of the budget.
+    """
+    frozen = {
+        "method": "partial_training+quantize+fedobd",
+        "partial_training.freeze": (("embed/.*", True),),
+    }
+    return (*_main(config), Row("FedOBD, embedding frozen", config, frozen))
+
+
+def _densenet40(config: str, rounds: int) -> tuple[Row, ...]:
+    """DenseNet-40 itself, for few rounds."""
+    size = {"model.growth": 12, "model.block_layers": (6, 6, 6)}
+    stages = {"fedobd.stage1_rounds": rounds, "fedobd.stage2_rounds": 1, "rounds": rounds + 1}
+    return (
+        _baseline("FedAvg, same cohort", config, "fedavg", **size, rounds=rounds),
+        Row("FedOBD", config, {**size, **stages}),
+    )
+
+
 def _ablation(config: str) -> tuple[Row, ...]:
     """FedOBD, and FedOBD without or with another of each of its parts."""
 
@@ -116,6 +138,10 @@ _CIFAR10 = "configs/fedobd/cifar10_densenet.py"
 _CIFAR100 = "configs/fedobd/cifar100_densenet.py"
 _IMDB = "configs/fedobd/imdb_transformer.py"
 
+_BASELINES = (
+    "FedPAQ has a norm for each array, where the authors have one for all. SMAFD's clients go on "
+    "from their own values of what they do not receive, which the server's model does not have."
+)
 _SWEEP = {"betas": (0.01, 0.001, 0.0001), "rates": (0.1, 0.3, 0.5, 0.7)}
 
 
@@ -128,7 +154,10 @@ TABLES = {
         "FedOBD and its baselines on images",
         bundled=Scale(
             _main(_MNIST),
-            note="A narrow ResNet-18 on 4,000 MNIST digits over 100 clients, IID, 20 a round.",
+            note=(
+                "A narrow ResNet-18 on 4,000 MNIST digits over 100 clients, IID, 20 a round. "
+                + _BASELINES
+            ),
         ),
         paper=Scale(
             _main(_CIFAR10),
@@ -145,12 +174,23 @@ TABLES = {
     "main_text": _table(
         "FedOBD and its baselines on reviews of films",
         bundled=Scale(
-            _main(_FILMS),
-            note="A Transformer on Rotten Tomatoes: 200 films, 20 a round.",
+            _text(_FILMS),
+            note=(
+                "A Transformer on Rotten Tomatoes: 200 films, 20 a round; the server is Adam in "
+                f"all rows. Of the test reviews 57.8 % are good ones. {_BASELINES}"
+            ),
         ),
         paper=Scale(
             _main(_IMDB),
             note="A Transformer on IMDB's reviews over 100 clients, IID, 50 a round.",
+        ),
+    ),
+    "densenet40": _table(
+        "DenseNet-40 in a short run",
+        bundled=Scale(
+            _densenet40("configs/fedobd/mnist5k_densenet.py", 15),
+            seeds=1,
+            note="4,000 MNIST digits over 100 clients, IID, 20 a round; few rounds, not tuned.",
         ),
     ),
     "ablation": _table(
