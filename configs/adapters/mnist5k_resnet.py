@@ -36,7 +36,9 @@ def get_config(what: str = "adapters"):
     config.rounds = 100
     # The backbone's classes are other ones.
     config.backbone.skip = r"adapters/.*|logits/.*"
-    config.client_optimizer.learning_rate = 0.05
+    config.local_epochs = 2
+    # With the backbone frozen, larger steps are stable.
+    config.client_optimizer.learning_rate = 0.1 if what in TRAINED else 0.05
     config.client_optimizer.clip = 1.0
     config.server_optimizer.name = "momentum"
     if what == "adapters":

@@ -274,7 +274,7 @@ def trained(tmp_path_factory):
         cli.start(out, program=("-c", _WORK), XLA_FLAGS=FLAGS.format(count))
         for out, count in ((one, 1), (four, 4))
     ]
-    outcomes = [cli.finish(process) for process in started]
+    outcomes = [cli.finish(process, timeout=300) for process in started]
     for outcome in outcomes + _pair([pair], [("-c", _WORK)] * 2):
         assert outcome.code == 0, outcome.stderr
     return {"one": one, "four": four, "pair": pair}
