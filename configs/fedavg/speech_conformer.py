@@ -3,7 +3,8 @@ r"""Digit strings by 120 made-up speakers, character by character, a small Confo
     python -m experiments.train --config=configs/fedavg/speech_conformer.py --workdir=DIR
 
 226,437 parameters; the test speakers are others than those that train. For the first rounds the
-model says nothing but blanks, and leaves that by itself.
+model says nothing but blanks, and leaves that by itself. Word error rate on the test speakers:
+results/federated_dropout/submodels.
 """
 
 from configs import common

@@ -3,7 +3,7 @@ r"""Digit strings by 120 made-up speakers, word by word, a small Conformer with 
     python -m experiments.train --config=configs/fedavg/speech_words.py --workdir=DIR
 
 Easier than characters (configs/fedavg/speech_conformer.py): CTC need not learn how words are spelt.
-After 40 rounds the word error rate on the test speakers is 0.237 (seed 0).
+Word error rate on the test speakers: results/federated_dropout/submodels_words.
 """
 
 from configs.fedavg import speech_conformer
