@@ -45,20 +45,19 @@ def define_widths() -> flags.FlagHolder:
     return flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths.")
 
 
-def define_out(default: str) -> flags.FlagHolder:
-    """Defines --out=NAME, of a file in the run's directory; see `check_out`."""
-    return flags.DEFINE_string("out", default, "Name of the JSON file in the run's directory.")
+def check_new_file(name: str, flag: str):
+    """Refuses a name in a run's directory that is another program's.
 
-
-def check_out(name: str):
-    """Refuses the name of a file that is another program's.
+    Args:
+      name: of a JSON file, without its suffix.
+      flag: that gave it, for the message.
 
     Raises:
       UserError: names it.
     """
     taken = ("summary", "config", "row", "metrics", "importance")
     if not name.isidentifier() or name in taken or name.startswith("clients_"):
-        raise UserError(f"--out={name!r} cannot name a file of a run: use another word")
+        raise UserError(f"{flag}={name!r} cannot name a file of a run: use another word")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -16,13 +16,13 @@ from experiments import binary
 
 _WORKDIR = binary.define_workdir()
 _DATA = flags.DEFINE_list("data", [], "Options of the data set, KEY=VALUE joined by commas.")
-_OUT = binary.define_out("source")
+_OUT = flags.DEFINE_string("out", "source", "Name of the JSON file in the run's directory.")
 
 
 def main(_):
     """Scores the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
-    binary.check_out(_OUT.value)
+    binary.check_new_file(_OUT.value, "--out")
     from experiments.build import build
     from experiments.restore import read_config, restore
     from fedlite.errors import UserError

@@ -1,7 +1,7 @@
 """Scores sub-models cut out of a run's model, without further training, and exports one of them.
 
     python -m experiments.evaluate_submodels --workdir=DIR [--rates=0,0.25,0.5] [--draws=5]
-        [--kinds=random,nested,norm] [--widths="dense.*"] [--rescale=as_trained] [--out=submodels]
+        [--kinds=random,nested,norm] [--widths="dense.*"] [--rescale=as_trained] [--result=NAME]
         [--export=MODEL --export_kind=norm --export_rate=0.5]
 
 A sub-model of rate r keeps round((1 - r) n) units of each width: drawn at random (a mean over
@@ -9,8 +9,8 @@ seeds), nested (the first), or by norm (those with the greatest L2 norm of the k
 leave with the unit). Kernels that read from a cut width are multiplied by total / kept where the
 run's method did so with its sub-models (federated_dropout.rescale), or as --rescale says. It prints
 a table of size against the task's metric on the test set (accuracy, or the word error rate of
-speech) and writes it to DIR/OUT.json, .png and .pdf. An exported model loads by
-`fedlite.models.export.load`.
+speech) and writes it to DIR/NAME.json, .png and .pdf, NAME being submodels by default. An exported
+model loads by `fedlite.models.export.load`.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ _WIDTHS = binary.define_widths()
 _RESCALE = flags.DEFINE_enum(
     "rescale", "as_trained", ["as_trained", "yes", "no"], "Whether sub-models are rescaled."
 )
-_OUT = binary.define_out("submodels")
+_RESULT = flags.DEFINE_string("result", "submodels", "Name of the files in the run's directory.")
 _EXPORT = flags.DEFINE_string("export", "", "Directory of an exported sub-model.")
 _EXPORT_KIND = flags.DEFINE_enum("export_kind", "norm", KINDS, "Of the exported sub-model.")
 _EXPORT_RATE = flags.DEFINE_float("export_rate", 0.5, "Of the exported sub-model.")
@@ -41,7 +41,7 @@ _EXPORT_SEED = flags.DEFINE_integer("export_seed", 0, "Of an exported random one
 def main(_):
     """Evaluates the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
-    binary.check_out(_OUT.value)
+    binary.check_new_file(_RESULT.value, "--result")
     rates = parse_rates(_RATES.value)
     kinds = parse_kinds(_KINDS.value)
     parse_rates([str(_EXPORT_RATE.value)])
@@ -74,8 +74,8 @@ def main(_):
     rows = evaluate(make, params, evaluator.evaluate, rates, kinds, _DRAWS.value, metric)
     directory = pathlib.Path(_WORKDIR.value)
     result = {"round": run.round, "widths": sorted(cut), "rescale": rescale, "rows": rows}
-    write_atomically(directory / f"{_OUT.value}.json", to_json(finite(result)))
-    draw(rows, run.experiment.names, directory / _OUT.value, metric)
+    write_atomically(directory / f"{_RESULT.value}.json", to_json(finite(result)))
+    draw(rows, run.experiment.names, directory / _RESULT.value, metric)
     print(table(rows, metric))
     if _EXPORT.value:
         kind, rate, seed = _EXPORT_KIND.value, _EXPORT_RATE.value, _EXPORT_SEED.value

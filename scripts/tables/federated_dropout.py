@@ -217,7 +217,7 @@ _RESCALED = After(
         "--kinds=random",
         f"--widths={_FFN}",
         "--rescale=yes",
-        "--out=rescaled",
+        "--result=rescaled",
     ),
 )
 

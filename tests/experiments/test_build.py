@@ -52,6 +52,9 @@ def test_parameters_of_a_backbone_are_taken_and_the_rest_is_fresh(tmp_path):
     config.backbone.path = str(tmp_path / "b")
     config.backbone.digest = digest
     config.backbone.skip = "logits/.*"
+    with pytest.raises(UserError, match=r"no seed makes dense1/bias, .* set it to 'sent'"):
+        build(config)
+    config.partial_training.origin = "sent"
     taken = build(config).init_params()
     for path, value in taken.items():
         source = params if path.startswith("logits/") else trained

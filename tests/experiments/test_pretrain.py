@@ -83,33 +83,3 @@ def test_the_binary(tmp_path):
 def test_bad_flags(flag):
     with pytest.raises(pretrain.flags.IllegalFlagValueError):
         pretrain.flags.FLAGS[flag.split("=")[0].removeprefix("--")].parse(flag.split("=")[1])
-
-
-def test_frozen_values_of_a_file_are_not_those_of_a_seed(tmp_path):
-    """A client could not make them, so their bytes count."""
-    saved = f"--config.backbone.path={tmp_path / 'b'}"
-    process = cli.start(
-        f"--config={cli.TINY}", f"--workdir={tmp_path / 'b'}", "--epochs=1",
-        program=("-m", "experiments.pretrain"),
-    )  # fmt: skip
-    assert cli.finish(process).code == 0
-    freeze = (
-        "--config.method=partial_training",
-        "--config.partial_training.freeze=(('.*1/.*',True),)",
-    )
-    outcome = cli.finish(
-        cli.start(f"--config={cli.TINY}", f"--workdir={tmp_path / 'w'}", saved, *freeze)
-    )
-    assert outcome.code == 2 and not (tmp_path / "w").exists()
-    assert "partial_training.origin: no seed makes dense1/" in outcome.stderr
-    assert len(outcome.stderr.strip().splitlines()) == 1
-    outcome = cli.finish(
-        cli.start(
-            f"--config={cli.TINY}",
-            f"--workdir={tmp_path / 'w'}",
-            saved,
-            *freeze,
-            "--config.partial_training.origin=sent",
-        )
-    )
-    assert outcome.code == 0, outcome.stderr
