@@ -45,17 +45,18 @@ def define_widths() -> flags.FlagHolder:
     return flags.DEFINE_string("widths", ".*", "Pattern on the whole names of widths.")
 
 
-def check_new_file(name: str, flag: str):
+def check_new_file(name: str, flag: str, taken: tuple[str, ...] = ()):
     """Refuses a name in a run's directory that is another program's.
 
     Args:
       name: of a JSON file, without its suffix.
       flag: that gave it, for the message.
+      taken: names that are refused besides those of all runs.
 
     Raises:
       UserError: names it.
     """
-    taken = ("summary", "config", "row", "metrics", "importance")
+    taken = ("summary", "config", "row", "metrics", "importance", *taken)
     if not name.isidentifier() or name in taken or name.startswith("clients_"):
         raise UserError(f"{flag}={name!r} cannot name a file of a run: use another word")
 

@@ -22,7 +22,8 @@ _OUT = flags.DEFINE_string("out", "source", "Name of the JSON file in the run's 
 def main(_):
     """Scores the run of the flags."""
     binary.require(workdir=_WORKDIR.value)
-    binary.check_new_file(_OUT.value, "--out")
+    # The scores of sub-models are another program's.
+    binary.check_new_file(_OUT.value, "--out", taken=("submodels",))
     from experiments.build import build
     from experiments.restore import read_config, restore
     from fedlite.errors import UserError

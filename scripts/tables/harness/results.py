@@ -98,14 +98,16 @@ def _difference(column: Column, runs: Sequence[Run], reference: Sequence[Run]) -
     if not pairs or pairs[0][0] is pairs[0][1]:
         return Measured(None)
     numbers = [[_value(column, _json(run, column.file)) for run in pair] for pair in pairs]
-    found = measure(own - other for own, other in numbers if None not in (own, other))
+    differences = [own - other for own, other in numbers if None not in (own, other)]
+    found = measure(differences)
     if found.deviation is None:
         return found
     # Slow to import.
     from scipy import stats
 
-    quantile = float(stats.t.ppf(0.975, len(pairs) - 1))
-    return dataclasses.replace(found, interval=quantile * found.deviation / math.sqrt(len(pairs)))
+    quantile = float(stats.t.ppf(0.975, len(differences) - 1))
+    half = quantile * found.deviation / math.sqrt(len(differences))
+    return dataclasses.replace(found, interval=half)
 
 
 def _value(column: Column, summary: dict[str, Any]) -> float | None:
