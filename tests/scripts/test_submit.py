@@ -4,6 +4,7 @@ Signals and requeues are tested with small programs in place of training and han
 submitit's; two real runs go through submitit's executor for this machine.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,11 @@ from scripts import submit
 from scripts.cluster import job as job_lib
 from scripts.cluster import slurm
 from scripts.cluster.job import Job
+
+# Its import configures logging, which closes the stream of absl's handler unless that is stderr: so
+# not first in a test, where stderr may be capsys'.
+with contextlib.suppress(ImportError):
+    import submitit  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
 MNIST = "configs/fedavg/mnist5k_cnn.py"
@@ -49,8 +55,8 @@ def run(*arguments):
     return 0
 
 
-@pytest.fixture
-def submitit():
+@pytest.fixture(name="submitit")
+def _submitit():
     return pytest.importorskip("submitit", reason="the extra 'submit' is not installed")
 
 
