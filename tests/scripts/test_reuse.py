@@ -23,10 +23,11 @@ def finish(run):
     (run.directory / "config.json").write_text(json.dumps(run.config))
 
 
-def write_backbone(out, digest, epochs=3, **changed):
+def write_backbone(out, digest, epochs=3, learning_rate=1e-3, **changed):
     config = plan.load_config(GLYPHS.config).to_dict()
     kept = {name: config[name] for name in ("dataset", "model", "task", "seed")}
-    facts = {"digest": digest, "config": {**kept, **changed}, "training": {"epochs": epochs}}
+    training = {"epochs": epochs, "learning_rate": learning_rate}
+    facts = {"digest": digest, "config": {**kept, **changed}, "training": training}
     directory = plan.backbone_directory(out, "glyphs")
     directory.mkdir(parents=True)
     (directory / "backbone.json").write_text(json.dumps(facts))
@@ -79,7 +80,7 @@ def test_what_begins_with_another_backbone_is_not_copied(tmp_path):
     assert reuse.take_runs(runs, second, [first]) == ["Full, from scratch, seed 0"]
 
 
-@pytest.mark.parametrize("difference", [{"epochs": 4}, {"seed": 1}])
+@pytest.mark.parametrize("difference", [{"epochs": 4}, {"learning_rate": 3e-3}, {"seed": 1}])
 def test_a_backbone_that_was_trained_otherwise_is_not_copied(tmp_path, difference):
     write_backbone(tmp_path / "first", "d", **difference)
     assert reuse.take_backbones(SCALE, tmp_path / "second", [tmp_path / "first"]) == []

@@ -48,4 +48,5 @@ def _arguments(backbone: Backbone, small: bool) -> list[str]:
         f"--config={backbone.config}",
         *(f"--config.{key}={value}" for key, value in given.items()),
         f"--epochs={epochs}",
+        f"--learning_rate={backbone.learning_rate}",
     ]

@@ -112,6 +112,7 @@ def _is(backbone: Backbone, facts: dict[str, Any]) -> bool:
     found, training = facts.get("config", {}), facts.get("training", {})
     return (
         training.get("epochs") == backbone.epochs
+        and training.get("learning_rate") == backbone.learning_rate
         and bool(found)
         and all(found[name] == wanted.get(name) for name in found)
     )

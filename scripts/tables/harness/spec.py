@@ -126,12 +126,14 @@ class Backbone:
       config: as of `Row`, for `experiments.pretrain`.
       overrides: as of `Row`.
       epochs: of the central training.
+      learning_rate: of its first step.
     """
 
     name: str
     config: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epochs: int = 10
+    learning_rate: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
