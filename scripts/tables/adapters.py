@@ -3,7 +3,6 @@
 The paper's tables were not at hand: rows and columns follow what is known of them.
 """
 
-import dataclasses
 from typing import Any
 
 from scripts.tables.harness.spec import (
@@ -157,19 +156,14 @@ def _placement(config: str, backbone: Backbone) -> tuple[Row, ...]:
     )
 
 
-def _transfer(config: str, backbone: Backbone, **options) -> tuple[Row, ...]:
+def _transfer(config: str, backbone: Backbone) -> tuple[Row, ...]:
     names = {"full": "Full", "adapters": "Adapters", "head": "Head alone"}
-    return tuple(
-        _row(name, config, variant, backbone, **options) for variant, name in names.items()
-    )
+    return tuple(_row(name, config, variant, backbone) for variant, name in names.items())
 
 
 def _with_adam(config: str, backbone: Backbone) -> tuple[Row, ...]:
-    """The same with the other of the two best servers of the table of techniques."""
-    return tuple(
-        dataclasses.replace(row, label=f"{row.label}, FedAdam")
-        for row in _transfer(config, backbone, **_ADAM)
-    )
+    """The same with the server that suits adapters best in the table of techniques."""
+    return tuple(row for row in _techniques(config, backbone) if row.label.endswith(", FedAdam"))
 
 
 _PERSONAL = {"local_validation": 0.25, "personalization.epochs": 5}
