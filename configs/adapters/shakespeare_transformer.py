@@ -1,21 +1,21 @@
 """Adapters on half of Shakespeare's plays, by role, a Transformer of two layers.
 
     python -m experiments.pretrain --config=configs/adapters/shakespeare_transformer.py:pretrain \
-        --workdir=BACKBONE --epochs=10
+        --workdir=BACKBONE --epochs=8 --learning_rate=0.002 --batch_size=32
     python -m experiments.train --config=configs/adapters/shakespeare_transformer.py \
         --workdir=DIR --config.backbone.path=BACKBONE
 
 The first command trains the backbone on the roles of every other play, pooled; the second adapts it
-to the roles of the rest, with a bottleneck of 16 units beside attention and feed-forward of each
-layer: 17,984 of 424,736 parameters are trained and sent. Without a backbone the frozen part is
-random. With configs/adapters/shakespeare_transformer.py:full all is trained, without adapters;
+to the roles of the rest, with a bottleneck of 40 units beside attention and feed-forward of each
+layer; with norms and head 46,784 of 449,408 parameters are trained and sent, 88.5 % less than the
+backbone. Without a backbone the frozen part is random. With configs/adapters/shakespeare_transformer.py:full all is trained, without adapters;
 with :head the projection before the embedding, which serves as the output layer, too.
 """
 
 from configs.fedavg import shakespeare_transformer
 from fedlite.errors import UserError
 
-TRAINED = {"adapters": r"adapters/.*|.*/norm\d/.*", "head": r"out_projection/.*"}
+TRAINED = {"adapters": r"adapters/.*|.*/norm\d/.*|out_projection/.*", "head": r"out_projection/.*"}
 
 
 def get_config(what: str = "adapters"):
@@ -29,7 +29,7 @@ def get_config(what: str = "adapters"):
     if what == "pretrain":
         config.dataset.max_examples_per_client = 0
     if what == "adapters":
-        places = ((r"layer\d+/attention", 16), (r"layer\d+/ffn1>ffn2", 16))
+        places = ((r"layer\d+/attention", 40), (r"layer\d+/ffn1>ffn2", 40))
         config.adapters = {"kind": "parallel", "places": places, "init": "zero"}
     if what in TRAINED:
         config.method = "partial_training"

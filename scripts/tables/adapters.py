@@ -46,7 +46,7 @@ _DIGITS = "configs/adapters/mnist5k_resnet.py"
 _PLAYS = "configs/adapters/shakespeare_transformer.py"
 _CIFAR = "configs/adapters/cifar10_resnet.py"
 _GLYPHS = Backbone("glyphs", f"{_DIGITS}:pretrain")
-_ROLES = Backbone("plays", f"{_PLAYS}:pretrain", epochs=5)
+_ROLES = Backbone("plays", f"{_PLAYS}:pretrain", epochs=8, learning_rate=2e-3, batch_size=32)
 _CIFAR100 = Backbone("cifar100", f"{_CIFAR}:pretrain", epochs=60)
 
 _ADAM = {"server_optimizer.name": "adam", "server_optimizer.learning_rate": 0.01}

@@ -23,10 +23,13 @@ def finish(run):
     (run.directory / "config.json").write_text(json.dumps(run.config))
 
 
-def write_backbone(out, digest, epochs=3, learning_rate=1e-3, **changed):
+TRAINING = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 128}
+
+
+def write_backbone(out, digest, training=(), **changed):
     config = plan.load_config(GLYPHS.config).to_dict()
     kept = {name: config[name] for name in ("dataset", "model", "task", "seed")}
-    training = {"epochs": epochs, "learning_rate": learning_rate}
+    training = {**TRAINING, **dict(training)}
     facts = {"digest": digest, "config": {**kept, **changed}, "training": training}
     directory = plan.backbone_directory(out, "glyphs")
     directory.mkdir(parents=True)
@@ -80,7 +83,10 @@ def test_what_begins_with_another_backbone_is_not_copied(tmp_path):
     assert reuse.take_runs(runs, second, [first]) == ["Full, from scratch, seed 0"]
 
 
-@pytest.mark.parametrize("difference", [{"epochs": 4}, {"learning_rate": 3e-3}, {"seed": 1}])
+@pytest.mark.parametrize(
+    "difference",
+    [*({"training": {option: 4}} for option in TRAINING), {"seed": 1}],
+)
 def test_a_backbone_that_was_trained_otherwise_is_not_copied(tmp_path, difference):
     write_backbone(tmp_path / "first", "d", **difference)
     assert reuse.take_backbones(SCALE, tmp_path / "second", [tmp_path / "first"]) == []

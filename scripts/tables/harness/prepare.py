@@ -49,4 +49,5 @@ def _arguments(backbone: Backbone, small: bool) -> list[str]:
         *(f"--config.{key}={value}" for key, value in given.items()),
         f"--epochs={epochs}",
         f"--learning_rate={backbone.learning_rate}",
+        f"--batch_size={backbone.batch_size}",
     ]

@@ -111,8 +111,10 @@ def _is(backbone: Backbone, facts: dict[str, Any]) -> bool:
     wanted = json.loads(json.dumps(config.to_dict()))
     found, training = facts.get("config", {}), facts.get("training", {})
     return (
-        training.get("epochs") == backbone.epochs
-        and training.get("learning_rate") == backbone.learning_rate
+        all(
+            training.get(option) == getattr(backbone, option)
+            for option in ("epochs", "learning_rate", "batch_size")
+        )
         and bool(found)
         and all(found[name] == wanted.get(name) for name in found)
     )

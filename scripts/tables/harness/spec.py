@@ -127,6 +127,7 @@ class Backbone:
       overrides: as of `Row`.
       epochs: of the central training.
       learning_rate: of its first step.
+      batch_size: of a step.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Backbone:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epochs: int = 10
     learning_rate: float = 1e-3
+    batch_size: int = 128
 
 
 @dataclasses.dataclass(frozen=True)
