@@ -8,8 +8,9 @@
 The first command trains the backbone on the roles of every other play, pooled; the second adapts it
 to the roles of the rest, with a bottleneck of 40 units beside attention and feed-forward of each
 layer; with norms and head 46,784 of 449,408 parameters are trained and sent, 88.5 % less than the
-backbone. Without a backbone the frozen part is random. With configs/adapters/shakespeare_transformer.py:full all is trained, without adapters;
-with :head the projection before the embedding, which serves as the output layer, too.
+backbone. Without a backbone the frozen part is random. With
+configs/adapters/shakespeare_transformer.py:full all is trained, without adapters; with :head the
+projection before the embedding, which serves as the output layer, too.
 """
 
 from configs.fedavg import shakespeare_transformer
