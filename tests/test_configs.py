@@ -57,7 +57,8 @@ TFF = {
         lambda rng: {"tokens": b"w1 w2 w3 w9999 never heard of"},
     ),
 }
-CLIENTS = 12
+# As many as a config has in a round.
+CLIENTS = 100
 # LibriSpeech's subsets that configs and tables name, and how many speakers each has here.
 SPEAKERS = {
     **{"train-clean-100": 126, "train-clean-360": 2, "train-other-500": 4},
@@ -77,7 +78,7 @@ def write_librispeech(root):
 
 
 def write_tff(path, splits, make):
-    """A file of 12 clients with 4 examples each in TFF's format."""
+    """A file of clients with 4 examples each in TFF's format."""
     rng = np.random.default_rng(0)
     connection = sqlite3.connect(path)
     with connection:

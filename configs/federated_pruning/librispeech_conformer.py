@@ -3,9 +3,9 @@ r"""Federated pruning on LibriSpeech: half of the prunable parameters go, in two
     python -m experiments.train --config=configs/federated_pruning/librispeech_conformer.py \
         --workdir=DIR
 
-Rounds 0 to 599 train the full model, masks at rounds 600 and 900 prune it to 25 % and 50 % (L2
-norms, adaptive over feed-forward units, heads and convolution groups), those of rounds 1100 and
-1300 refine it, and the last one holds for the remaining rounds. Data and the rest as of
+Rounds 0 to 299 train the full model, masks at rounds 300 and 500 prune it to 25 % and 50 % (L2
+norms, adaptive over feed-forward units, heads and convolution groups), that of round 700 refines
+it, and it holds for the remaining rounds. Data and the rest as of
 configs/fedavg/librispeech_conformer.py, which says what is known of the papers' settings. Of
 arXiv 2209.06359 the phases, the weight score, the step schedule and adaptive sparsity are known;
 its sparsities, the lengths of its phases and the formula of the allocation are not.
@@ -21,9 +21,9 @@ def get_config():
     config.federated_pruning.sparsity = 0.5
     config.federated_pruning.allocation = "adaptive"
     config.federated_pruning.schedule = "step"
-    config.federated_pruning.prune_from = 600
+    config.federated_pruning.prune_from = 300
     config.federated_pruning.steps = 2
-    config.federated_pruning.every = 300
+    config.federated_pruning.every = 200
     config.federated_pruning.refine_every = 200
-    config.federated_pruning.refine_until = 1500
+    config.federated_pruning.refine_until = 900
     return config

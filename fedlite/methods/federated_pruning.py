@@ -39,9 +39,9 @@ class FederatedPruning(Method):
     """Server-made masks over groups; before the first mask, FedAvg.
 
     A mask is announced, even one that changed nothing, with the broadcast of the first round that
-    it holds for: a bit a group, in whole bytes. All clients share it, so what is kept is averaged
-    over the cohort, and what is pruned keeps its bits on the server. By themselves biases, norms,
-    embeddings and output layers are not pruned.
+    it holds for: a bit a group, in whole bytes; clients that come later are not charged for it. All
+    share it, so what is kept is averaged over the cohort, and what is pruned keeps its bits on the
+    server. By themselves biases, norms, embeddings and output layers are not pruned.
 
     Attributes:
       axes: the model's `UnitAxes`.

@@ -98,7 +98,7 @@ def _scores(speech: Speech) -> tuple[Row, ...]:
 def _schedules(speech: Speech) -> tuple[Row, ...]:
     """From the full sparsity at once to four masks; all but one reach it in the same round."""
     plain, pruning = _configs(speech)
-    early, late = (rounds * speech.length for rounds in (60, 90))
+    earliest, early, late = (rounds * speech.length for rounds in (20, 30, 50))
 
     def row(label: str, schedule: str, prune_from: int, steps: int, every: int) -> Row:
         every *= speech.length
@@ -109,9 +109,9 @@ def _schedules(speech: Speech) -> tuple[Row, ...]:
         Row("Unpruned", plain),
         row(f"Constant, from round {late}", "constant", late, 1, 10),
         row(f"Constant, from round {early}", "constant", early, 1, 10),
-        row("Step, 2 masks", "step", early, 2, 30),
-        row("Step, 4 masks", "step", early, 4, 10),
-        row("Cubic, 4 masks", "cubic", early, 4, 10),
+        row("Step, 2 masks", "step", early, 2, 20),
+        row("Step, 4 masks", "step", earliest, 4, 10),
+        row("Cubic, 4 masks", "cubic", earliest, 4, 10),
     )
 
 
@@ -132,7 +132,7 @@ def _allocations(speech: Speech) -> tuple[Row, ...]:
 
 
 def _refinements(speech: Speech) -> tuple[Row, ...]:
-    """From the last prune mask to three quarters of the rounds."""
+    """From the last prune mask until fine-tuning begins."""
     plain, pruning = _configs(speech)
     often, more, most = (rounds * speech.length for rounds in (20, 10, 5))
     return (
@@ -178,7 +178,7 @@ def _centralised(speech: Speech) -> tuple[Row, ...]:
     central = _CENTRAL[speech.name]
     begin = {"backbone.path": f"{BACKBONES}{central.backbone.name}", **central.overrides}
     fixed = _options(schedule="constant", prune_from=0, steps=1, refine_every=0, refine_until=0)
-    every, until = 30 * speech.length, 150 * speech.length
+    every, until = 30 * speech.length, 90 * speech.length
     refined = _options(refine_every=every, refine_until=until)
     return (
         Row("Unpruned", plain, begin),
