@@ -5,8 +5,7 @@ r"""Federated pruning on spoken digits: half of the prunable parameters go, in t
 
 Rounds 0 to 29 train the full model, masks at rounds 30 and 50 prune it to 25 % and 50 % (L2 norms,
 adaptive over feed-forward units, heads, convolution groups and the channels of the subsampling),
-that of round 70 refines it, and it holds for the remaining rounds: on the validation speakers of one
-seed that was better than to prune at rounds 60 and 90 and to refine until round 130.
+that of round 70 refines it, and it holds for the remaining rounds.
 """
 
 from configs.fedavg import speech_conformer
