@@ -84,7 +84,7 @@ SPEECH = {
         blocks=2,
         ffn=256,
         d_model=64,
-        small={"ffn": 74, "subsampling": 16},
+        small={"ffn": 96, "subsampling": 16},
         length=1,
         domain={"dataset.grammar": "commands"},
         backbone=Backbone("digits", "configs/fedavg/speech_conformer.py", epochs=20),
