@@ -17,7 +17,7 @@ def get_config():
     config = speech_conformer.get_config()
     config.method = "federated_pruning"
     config.federated_pruning.sparsity = 0.5
-    config.federated_pruning.prunable = ((r".*/conv", False), (r".*", True))
+    config.federated_pruning.prunable = ((r".*/conv(/.*)?", False), (r".*", True))
     config.federated_pruning.allocation = "adaptive"
     config.federated_pruning.schedule = "step"
     config.federated_pruning.prune_from = 30
