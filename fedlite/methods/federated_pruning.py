@@ -196,13 +196,11 @@ class FederatedPruning(Method):
         return {"round": number, "average": average, **kept}
 
     def at(self, round_number, state, recipe):
-        """The kept counts of the last mask; its first round, which announces it, by itself."""
+        """The kept counts of the last mask."""
         begun = [turn for turn in self.turns if turn.round <= round_number]
         until = min((t.round for t in self.turns[len(begun) :]), default=recipe.until)
+        recipe = dataclasses.replace(recipe, until=min(recipe.until, until))
         if not begun:
-            return self, dataclasses.replace(recipe, until=min(recipe.until, until))
-        first = round_number == begun[-1].round
+            return self, recipe
         pruned = self.groups.pruned(self.counts(begun[-1].sparsity, state["scores"]))
-        mask = _MASKS.get(self.pattern, Compact)(self, pruned, first and bool(pruned))
-        until = min(recipe.until, round_number + 1 if first else until)
-        return mask, dataclasses.replace(recipe, until=until)
+        return _MASKS.get(self.pattern, Compact)(self, pruned), recipe

@@ -22,12 +22,10 @@ class UnderMask(Method):
     Attributes:
       plan: the `FederatedPruning`.
       counts: pairs (name, kept groups), of what is pruned.
-      announced: whether the broadcast tells the mask.
     """
 
     plan: Any
     counts: tuple[tuple[str, int], ...]
-    announced: bool
 
     def init(self, key, view):
         """As `FederatedPruning`."""
@@ -38,12 +36,14 @@ class UnderMask(Method):
         raise NotImplementedError
 
     def announce(self, state, view: View) -> View:
-        """The view with a bit for every prunable group, where the mask is new."""
-        if not self.announced:
+        """The view with a bit for every prunable group, on the wire where the mask is new."""
+        if not self.counts:
             return view
         flags, trained, first = self.flags(state), dict(view.trained), min(view.trained)
         bits = [flags.get(n, jnp.ones(total, bool)) for n, total in self.plan.groups.totals.items()]
-        trained[first] = trained[first].with_flags(jnp.concatenate(bits))
+        # Traced, as a program of its own for the first round would take as long to compile.
+        new = jnp.isin(state["round"], jnp.array([turn.round for turn in self.plan.turns]))
+        trained[first] = trained[first].with_flags(jnp.concatenate(bits), told=new)
         return view._replace(trained=trained)
 
     def revise(self, state, key, params, aggregate, report):

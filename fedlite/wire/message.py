@@ -39,6 +39,7 @@ class Part(NamedTuple):
         side information.
       header: uint8 [bytes], what a method sends with the part whichever values are sent, as the
         ids of those that are; side information.
+      told: which bytes of the header are on the wire, a bool or bools like `header`.
     """
 
     value: Any
@@ -50,11 +51,15 @@ class Part(NamedTuple):
     codes: Any = None
     uncharged: Any = 0
     header: Any = ()
+    told: Any = True
 
-    def with_flags(self, flags) -> "Part":
-        """Adds bools to the header, eight to a byte."""
-        header = jnp.concatenate([jnp.asarray(self.header, jnp.uint8), jnp.packbits(flags)])
-        return self._replace(header=header)
+    def with_flags(self, flags, told=True) -> "Part":
+        """Adds bools to the header, eight to a byte; on the wire where `told`, a scalar."""
+        old, packed = jnp.asarray(self.header, jnp.uint8), jnp.packbits(flags)
+        both = [jnp.broadcast_to(self.told, old.shape), jnp.broadcast_to(told, packed.shape)]
+        return self._replace(
+            header=jnp.concatenate([old, packed]), told=jnp.concatenate(both).astype(bool)
+        )
 
     def map_arrays(self, fn) -> "Part":
         """Applies `fn` to every field that is an array, as an array like `value`."""
@@ -92,7 +97,8 @@ def part_bytes(part: Part):
         return jnp.int32(0)
     count = sent_values(part)
     side = jnp.where(count > 0, 4 * len(part.side), 0)
-    return _value_bytes(count, part.bits) + side + len(part.header)
+    header = jnp.sum(jnp.broadcast_to(part.told, len(part.header)), dtype=jnp.int32)
+    return _value_bytes(count, part.bits) + side + header
 
 
 def _value_bytes(count, bits):
@@ -144,7 +150,8 @@ def write(parts: Mapping[str, Part]) -> bytes:
                 f"{name!r} holds NaN or infinity, which is never sent: leave this client out of "
                 "the round"
             )
-        chunks.append(np.asarray(part.header, np.uint8).tobytes())
+        header = np.asarray(part.header, np.uint8)
+        chunks.append(header[np.broadcast_to(part.told, header.shape)].tobytes())
         codes = part.codes if part.codes is not None else Float32().encode(value).codes
         codes = np.asarray(codes)[sent]
         if not codes.size:

@@ -12,6 +12,7 @@ from fedlite.methods.federated_pruning import FederatedPruning
 from fedlite.methods.pruning_scores import unit_scores
 from fedlite.models.sizes import parameters
 from fedlite.models.units import UnitAxes, UnitAxis
+from fedlite.wire import message_bytes, side_bytes, write
 from tests import toy
 
 REPORT = Report(jnp.float32(0), jnp.float32(1), jnp.float32(1), jnp.float32(1))
@@ -101,18 +102,21 @@ def test_kept_counts_are_exact(sparsity, kept):
 def test_select_cuts_the_lowest_and_tells_the_mask_once():
     method = _pruning(sparsity=0.3, refine_every=5, refine_until=6)
     state = method.init(jax.random.key(0), server_view(PARAMS))
-    first, recipe = method.at(0, state, RECIPE)
-    assert recipe.until == 1
-    later, recipe = method.at(3, state, RECIPE)
+    masked, recipe = method.at(0, state, RECIPE)
     assert recipe.until == 5
-    assert method.at(5, state, RECIPE)[0] == first != later == method.at(9, state, RECIPE)[0]
+    # Refined masks of the same counts share a program.
+    assert all(method.at(number, state, RECIPE)[0] == masked for number in (3, 5, 9))
     keys = Keys(jax.random.key(0), jax.random.key(1))
-    for masked, header in ((first, [0b10100000]), (later, [])):
-        view, _ = masked.select(state, (), keys, server_view(PARAMS))
+    for number, told in ((0, 1), (1, 0), (4, 0), (5, 1), (6, 0)):
+        now = {**state, "round": jnp.int32(number)}
+        view, _ = masked.select(now, (), keys, server_view(PARAMS))
         np.testing.assert_array_equal(view.trained["in/kernel"].value, [[1, -2]])
         np.testing.assert_array_equal(view.trained["out/kernel"].value, [[2, -2], [2, 2]])
-        np.testing.assert_array_equal(np.asarray(view.trained["in/bias"].header), header)
-    deployed = later.deployed(state, PARAMS)
+        data = write(view.trained)
+        assert len(data) == int(message_bytes(view.trained)) == told + 4 * 10
+        assert int(side_bytes(view.trained)) == told
+        assert not told or data[0] == 0b10100000
+    deployed = masked.deployed(state, PARAMS)
     toy.assert_same_bits(deployed, {k: p.value for k, p in view.trained.items()})
 
 
@@ -180,7 +184,7 @@ def test_masks_are_nested_under_a_growing_schedule(task, params):
     before = {width: set(range(n)) for width, n in method.groups.totals.items()}
     for number in range(4):
         masked, recipe = method.at(number, state, RECIPE)
-        assert recipe.until == number + 1
+        assert recipe.until == (1, 2, 3, RECIPE.until)[number]
         kept = {w: set(np.asarray(k.indices).tolist()) for w, k in masked.kept(state).items()}
         assert all(kept[w] < before[w] for w in kept) and kept.keys() == before.keys()
         before, state = kept, masked.revise(state, None, params, {}, REPORT)

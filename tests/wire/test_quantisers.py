@@ -255,6 +255,16 @@ def test_a_header_is_sent_whatever_else_is():
     assert back["a"].tolist() == [0, 0, 0] and back["b"].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_flags_are_on_the_wire_where_they_are_told(told):
+    flags = np.array([True, False, True])
+    part = Part(np.ones(2, np.float32)).with_flags(flags).with_flags(~flags, told=jnp.bool_(told))
+    data = write({"a": part})
+    assert data[:-8] == bytes([0b10100000, 0b01000000][: 1 + told])
+    assert len(data) == int(jax.jit(message_bytes)({"a": part}))
+    assert int(side_bytes({"a": part})) == 1 + told
+
+
 def test_names():
     assert parse_codec("nnadq0.001") == NNADQ(0.001)
     assert parse_codec("nnadq1s") == NNADQ(1.0, stochastic=True)
