@@ -91,10 +91,11 @@ def train(task, params, split, options: Options, seed: int, report=print):
     import optax
 
     from fedlite.errors import UserError
+    from fedlite.federated import statistics
 
     size = min(options.batch_size, split.num_examples)
     steps = split.num_examples // size
-    optimizer = options.make(options.epochs * steps)
+    optimizer = statistics.apart(options.make(options.epochs * steps))
     arrays = {name: jnp.asarray(array) for name, array in split.arrays.items()}
     mask = jnp.ones(size)
 

@@ -21,9 +21,16 @@ from fedlite.federated.availability import ALWAYS, Answers, Availability
 from fedlite.federated.cohort import PARTICIPATIONS, Layout, lay_out, room_for, sample_cohort
 from fedlite.federated.feed import make_feed
 from fedlite.federated.local import ClientOptimizer, LocalPlan
-from fedlite.federated.round import AXIS, RoundPlan, Server, init_server, run_rounds
+from fedlite.federated.round import (
+    AXIS,
+    RoundPlan,
+    Server,
+    init_server,
+    look_at_received,
+    run_rounds,
+)
 from fedlite.federated.store import ClientStore
-from fedlite.methods import Keys, Method, Recipe, server_view
+from fedlite.methods import Method, Recipe, server_view
 from fedlite.tasks import Task
 from fedlite.wire import once_bytes
 
@@ -353,19 +360,7 @@ def even_chunk(clients: int, most: int = 64) -> int:
 
 def client_once_bytes(method: Method, server: Server) -> int:
     """Bytes that one client receives once in its life."""
-    once = []
-
-    def received(server):
-        view = server_view(server.params)
-        key = jax.random.key(0)
-        mine = method.init_client(key, view)
-        view, _ = method.select(server.state, mine, Keys(key, key), view)
-        # `once` is static, so it leaves the trace by the side.
-        once.append(once_bytes({**view.trained, **view.read}))
-        return 0
-
-    jax.eval_shape(received, server)
-    return once[0]
+    return look_at_received(method, server, lambda view: once_bytes({**view.trained, **view.read}))
 
 
 def _result(layout: Layout, answers: Answers, metrics, once: int) -> RoundResult:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedlite.errors import UserError
+from fedlite.federated import statistics
 from fedlite.methods import Method, Report, View
 from fedlite.models import compact
 from fedlite.tasks import Scores, Task
@@ -69,7 +70,7 @@ class ClientOptimizer:
         if self.weight_decay:
             over = jnp.maximum(examples, 1) if self.decay_over_examples else 1
             steps.append(optax.add_decayed_weights(self.weight_decay / over))
-        return optax.chain(*steps, optax.sgd(lr, self.momentum or None))
+        return statistics.apart(optax.chain(*steps, optax.sgd(lr, self.momentum or None)))
 
     def factor(self, epoch, epochs: int):
         """What the learning rate is multiplied by in an epoch of a round; 1.0 if constant."""

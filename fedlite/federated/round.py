@@ -4,7 +4,7 @@ The functions know no method; whatever differs between methods lies in `plan.met
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fedlite.federated.local import ClientData, LocalPlan, train_locally
-from fedlite.methods import Keys, Method, Recipe, Report, Sums, Update, server_view
+from fedlite.methods import Keys, Method, Recipe, Report, Sums, Update, View, server_view
 from fedlite.tasks import Task
 from fedlite.wire import Part, message_bytes, side_bytes
 
@@ -108,6 +108,20 @@ def init_server(
 
     paths = jax.eval_shape(returned, params)
     return Server(params, optimizer.init({path: params[path] for path in sorted(paths)}), state)
+
+
+def look_at_received(method: Method, server: Server, look: Callable[[View], Any]) -> Any:
+    """What `look` finds that is static in the view which a client receives."""
+    found = []
+
+    def received(server):
+        key, view = jax.random.key(0), server_view(server.params)
+        mine = method.init_client(key, view)
+        found.append(look(method.select(server.state, mine, Keys(key, key), view)[0]))
+        return 0
+
+    jax.eval_shape(received, server)
+    return found[0]
 
 
 def run_round(

@@ -8,6 +8,7 @@ paper's do not.
 import optax
 
 from fedlite.errors import UserError
+from fedlite.federated import statistics
 
 NAMES = ("sgd", "momentum", "adagrad", "adam", "yogi")
 
@@ -21,7 +22,7 @@ def server_optimizer(
     b2: float = 0.99,
     eps: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """An optax optimiser by name.
+    """An optax optimiser by name; running statistics of norms are averaged, whatever it is.
 
     Args:
       name: "sgd" (FedAvg), "momentum" (FedAvgM), "adagrad", "adam" or "yogi".
@@ -32,14 +33,13 @@ def server_optimizer(
     """
     if not learning_rate > 0:
         raise UserError(f"server_optimizer.learning_rate must be above 0, not {learning_rate}")
-    if name == "sgd":
-        return optax.sgd(learning_rate)
-    if name == "momentum":
-        return optax.sgd(learning_rate, momentum)
-    if name == "adagrad":
-        return optax.adagrad(learning_rate, initial_accumulator_value=0.0, eps=eps)
-    if name == "adam":
-        return optax.adam(learning_rate, b1, b2, eps)
-    if name == "yogi":
-        return optax.yogi(learning_rate, b1, b2, eps)
-    raise UserError(f"server_optimizer.name must be one of {', '.join(NAMES)}, not {name!r}")
+    makers = {
+        "sgd": lambda: optax.sgd(learning_rate),
+        "momentum": lambda: optax.sgd(learning_rate, momentum),
+        "adagrad": lambda: optax.adagrad(learning_rate, initial_accumulator_value=0.0, eps=eps),
+        "adam": lambda: optax.adam(learning_rate, b1, b2, eps),
+        "yogi": lambda: optax.yogi(learning_rate, b1, b2, eps),
+    }
+    if name not in makers:
+        raise UserError(f"server_optimizer.name must be one of {', '.join(NAMES)}, not {name!r}")
+    return statistics.apart(makers[name]())

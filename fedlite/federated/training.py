@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 
 from fedlite.data.federated import FederatedDataset
 from fedlite.errors import UserError
-from fedlite.federated import processes
+from fedlite.federated import processes, statistics
 from fedlite.federated.checkpoint import Checkpoints, fingerprint, shared
 from fedlite.federated.cost import client_cost
 from fedlite.federated.engine import Engine, EngineOptions, RoundResult
@@ -32,6 +33,7 @@ from fedlite.federated.meter import Meter
 from fedlite.federated.personalization import personalize_run
 from fedlite.federated.profile import Profiler
 from fedlite.federated.progress import Board, ProgressBar, Unseen
+from fedlite.federated.round import Server, look_at_received
 from fedlite.federated.workdir import UnwrittenWorkdir, Workdir, to_json, write_atomically
 from fedlite.methods import Method, Recipe
 from fedlite.tasks import Task
@@ -350,12 +352,18 @@ class _Run:
             "seconds": self.seconds,
             "clients_per_second": self.meter.client_rounds / max(self.seconds["train"], 1e-9),
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
-            "normalization": getattr(experiment.task.model, "normalization", "none"),
+            "normalization": _normalization(experiment.task.model, method, host),
             "left_out_examples": experiment.task.left_out(experiment.dataset.splits["train"]),
             "peak_host_memory_bytes": self.peak_memory,
             "privacy": experiment.method.privacy(self.round),
             **personalized,
         }
+
+
+def _normalization(model: nn.Module, method: Method, server: Server) -> str:
+    """Of which kind, and what becomes of running statistics."""
+    travel = look_at_received(method, server, statistics.travel)
+    return ", ".join(filter(None, (getattr(model, "normalization", "none"), travel)))
 
 
 def peak_host_memory() -> int:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
+from fedlite.models.normalization import is_statistic
 from fedlite.wire import Part
 
 
@@ -55,7 +56,7 @@ class FedNova(Method):
         """The normalised update, and beside it the norm for the server's mean."""
         norm = self.norm(jnp.maximum(report.steps, 1).astype(jnp.float32))
         parts = {
-            path: part if ":" in path else part._replace(value=part.value / norm)
+            path: part._replace(value=part.value / norm) if _stepped(path) else part
             for path, part in update.parts.items()
         }
         # As large as a parameter, so that methods further out can reshape it like one.
@@ -80,6 +81,11 @@ class FedNova(Method):
         # Where no client sent that array, the mean number of steps must do.
         mean = jnp.where(ones > 0, norms / jnp.maximum(ones, 1e-30), self.norm(report.steps))
         totals = {
-            path: value if ":" in path else value * mean for path, value in sums.total.items()
+            path: value * mean if _stepped(path) else value for path, value in sums.total.items()
         }
         return sums._replace(total=totals)
+
+
+def _stepped(path: str) -> bool:
+    """Whether an update is a sum over steps of gradients."""
+    return ":" not in path and not is_statistic(path)

@@ -6,12 +6,12 @@ over the parameters that they train.
 
 import dataclasses
 
-import jax
 import optax
 
 from fedlite.errors import UserError
 from fedlite.methods.algebra import Method
 from fedlite.methods.registry import register
+from fedlite.models.normalization import is_statistic
 
 
 @register("fedprox")
@@ -32,6 +32,9 @@ class FedProx(Method):
         anchor = {path: part.value for path, part in view.trained.items()}
 
         def pull(gradients, params):
-            return jax.tree.map(lambda g, w, w0: g + self.mu * (w - w0), gradients, params, anchor)
+            return {
+                path: g if is_statistic(path) else g + self.mu * (params[path] - anchor[path])
+                for path, g in gradients.items()
+            }
 
         return optax.chain(optax.stateless(pull), optimizer)

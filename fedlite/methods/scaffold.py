@@ -11,13 +11,13 @@ Server: w += server optimiser's step on the mean of w_i - w_t, c += 1/N sum over
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
+from fedlite.models.normalization import is_statistic
 from fedlite.wire import Part
 
 
@@ -48,8 +48,12 @@ class Scaffold(Method):
             )
 
     def init(self, key, view):
-        """c = 0, by path."""
-        return {path: jnp.zeros_like(part.value) for path, part in view.trained.items()}
+        """c = 0, by path; what follows no gradient has none."""
+        return {
+            path: jnp.zeros_like(part.value)
+            for path, part in view.trained.items()
+            if not is_statistic(path)
+        }
 
     def init_client(self, key, view):
         """c_i = 0, by path."""
@@ -57,15 +61,17 @@ class Scaffold(Method):
 
     def select(self, state, mine, keys, view):
         """Sends c; the client subtracts the c_i that it kept."""
-        correct = {f"correct:{path}": Part(state[path] - mine[path]) for path in view.trained}
+        correct = {f"correct:{path}": Part(c - mine[path]) for path, c in state.items()}
         return view._replace(read={**view.read, **correct}), (state, mine)
 
     def client_optimizer(self, view, optimizer):
         """Adds c - c_i to the gradient, before whatever the optimiser does."""
-        corrections = {path: view.read[f"correct:{path}"].value for path in view.trained}
 
         def correct(gradients, params):
-            return jax.tree.map(jnp.add, gradients, corrections)
+            return {
+                path: g if is_statistic(path) else g + view.read[f"correct:{path}"].value
+                for path, g in gradients.items()
+            }
 
         return optax.chain(optax.stateless(correct), optimizer)
 

@@ -4,8 +4,8 @@ Every model has a field `widths`, a frozen map from the name of a droppable widt
 of units (channels, hidden units, attention heads, normalisation groups), and
 `__call__(x, *, train=False)`. A sub-model is `model.clone(widths=...)`. Modules are hashable and
 equal by value, so they serve as static arguments of `jax.jit`. A model with normalisation layers
-says in `normalization` of which kind, for the summary: none of them has running statistics, so
-nothing of them is sent but their scales and biases.
+says in `normalization` of which kind, for the summary; running statistics, where there are any, are
+parameters (`fedlite.models.normalization`).
 """
 
 import inspect

@@ -14,51 +14,10 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from fedlite.errors import UserError
-from fedlite.models import layers
-
-NORMS = ("batch", "group")
+from fedlite.models import layers, normalization
 
 _BOTTLENECK = 4  # Inner channels of a layer for each channel that it adds.
 _INIT = nn.initializers.he_normal()
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation (arXiv 1502.03167) by the batch at hand, in training and at test.
-
-    There are no running statistics, as in FedOBD's code, so nothing but parameters is to be
-    aggregated; but what an example gives depends on the batch it is in.
-
-    Parameters: scale and bias [channels].
-
-    Attributes:
-      dtype: of the output; statistics are float32.
-    """
-
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Normalises each channel over the other axes, with the biased variance.
-
-        Args:
-          x: [batch, h, w, channels].
-          mask: [batch], 0 for examples that the statistics leave out; None for none.
-
-        Returns:
-          As x.
-        """
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x.astype("float32")
-        counted = None
-        if mask is not None:
-            counted = (mask > 0)[:, None, None, None]
-            # The mean over no example would be NaN, and so would its gradient.
-            counted |= ~jnp.any(counted)
-        mean = jnp.mean(x, (0, 1, 2), where=counted)
-        variance = jnp.mean(jnp.square(x - mean), (0, 1, 2), where=counted)
-        y = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + bias
-        return y.astype(self.dtype)
 
 
 class DenseLayer(nn.Module):
@@ -67,7 +26,7 @@ class DenseLayer(nn.Module):
     Attributes:
       hidden: channels between the convolutions.
       growth: channels that are appended.
-      norm: one of `NORMS`.
+      norm: one of `normalization.NORMS`.
       group_size: channels of a normalisation group.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
       dtype: of the computation.
@@ -81,10 +40,10 @@ class DenseLayer(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Maps [batch, h, w, c] to [batch, h, w, c + growth]; `mask` as of `BatchNorm`."""
-        y = _conv(self, self.hidden, 1, "conv1")(_activate(self, x, mask, "norm1"))
-        y = _conv(self, self.growth, 3, "conv2")(_activate(self, y, mask, "norm2"))
+    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+        """Maps [batch, h, w, c] to [batch, h, w, c + growth]; the rest as of `BatchNorm`."""
+        y = _conv(self, self.hidden, 1, "conv1")(_activate(self, x, "norm1", mask, train))
+        y = _conv(self, self.growth, 3, "conv2")(_activate(self, y, "norm2", mask, train))
         return jnp.concatenate([x, y], axis=-1)
 
 
@@ -100,9 +59,9 @@ class Transition(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Maps [batch, h, w, c] to [batch, h // 2, w // 2, c // 2]; `mask` as of `BatchNorm`."""
-        x = _conv(self, x.shape[-1] // 2, 1, "conv")(_activate(self, x, mask, "norm"))
+    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+        """Maps [batch, h, w, c] to [batch, h // 2, w // 2, c // 2]; the rest as of `BatchNorm`."""
+        x = _conv(self, x.shape[-1] // 2, 1, "conv")(_activate(self, x, "norm", mask, train))
         n, h, w, c = x.shape
         x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
         return x.mean((2, 4))
@@ -116,7 +75,7 @@ class DenseNet(nn.Module):
     @property
     def normalization(self) -> str:
         """The kind, see `fedlite.models`."""
-        return {"batch": "batch, by the statistics of the batch at hand"}.get(self.norm, self.norm)
+        return normalization.kind(self.norm)
 
     num_classes: int
     widths: FrozenDict[str, int]
@@ -135,7 +94,7 @@ class DenseNet(nn.Module):
 
         Args:
           x: the images.
-          train: changes nothing.
+          train: whether it is training, where there are running statistics.
           mask: [batch], 0 for padding, which batch normalisation then leaves out. Without it
             padded examples count, as copies of real ones.
         """
@@ -145,11 +104,11 @@ class DenseNet(nn.Module):
         x = _conv(self, 2 * self.growth, 3, "stem")(x)
         for i, count in enumerate(self.block_layers, 1):
             if i > 1:
-                x = Transition(*shared, name=f"transition{i - 1}")(x, mask)
+                x = Transition(*shared, name=f"transition{i - 1}")(x, mask, train)
             for name in _names(i, count):
                 hidden = self.widths[f"{name}/conv1"] * size
-                x = DenseLayer(hidden, self.growth, *shared, name=name)(x, mask)
-        x = _activate(self, x, mask, "final_norm").mean((1, 2))
+                x = DenseLayer(hidden, self.growth, *shared, name=name)(x, mask, train)
+        x = _activate(self, x, "final_norm", mask, train).mean((1, 2))
         x = nn.Dense(
             self.num_classes, dtype=self.dtype, name="logits", dot_general=layers.contract
         )(x)
@@ -172,10 +131,8 @@ def _conv(module: nn.Module, features: int, size: int, name: str) -> layers.Conv
     )
 
 
-def _activate(module: nn.Module, x: jax.Array, mask: jax.Array | None, name: str) -> jax.Array:
-    if module.norm == "batch":
-        return nn.relu(BatchNorm(module.dtype, name=name)(x, mask))
-    return nn.relu(layers.group_norm(module.group_size, name=name, dtype=module.dtype)(x))
+def _activate(module: nn.Module, x, name: str, mask, train: bool) -> jax.Array:
+    return nn.relu(normalization.normalize(module, x, name, mask, train))
 
 
 def densenet(
@@ -199,14 +156,15 @@ def densenet(
       growth: channels that a layer adds.
       block_layers: layers of each block.
       norm: "batch" for batch normalisation by the batch at hand, in training and at test, as
-        FedOBD's authors do (see `BatchNorm`); "group" for group normalisation, which depends
-        on the example alone. Their parameters are as many.
+        FedOBD's authors do; "group" for group normalisation, which depends on the example alone and
+        has as many parameters; "running" or "fixed" for batch normalisation with running
+        statistics (see `normalization.BatchNorm`).
       group_size: channels of a normalisation group, which then is one unit of a width
         "block1_layer1/conv1"; with batch normalisation a unit is one channel.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
       dtype: of the computation, "float32" or "bfloat16".
     """
-    layers.check_choice("norm", norm, NORMS)
+    layers.check_choice("norm", norm, normalization.NORMS)
     if not block_layers:
         raise UserError("model option 'block_layers' is empty; give the layers of a block")
     size = 1

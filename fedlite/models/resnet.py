@@ -1,4 +1,4 @@
-"""Residual networks with group normalisation.
+"""Residual networks with group normalisation, or batch normalisation where asked for.
 
 `resnet18_gn` is TensorFlow Federated's `create_resnet18`, pre-activated (v2, arXiv 1603.05027).
 Its norms, as the 4,800 normalised channels tell: one after the stem, none before the first
@@ -9,6 +9,7 @@ Droppable: the inner channels of each block, in whole normalisation groups.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from fedlite.errors import UserError
-from fedlite.models import convolution, layers
+from fedlite.models import convolution, layers, normalization
 
 STEMS = ("imagenet", "cifar")
 
@@ -31,6 +32,7 @@ class BasicBlock(nn.Module):
       channels: of the output (residual width).
       hidden: channels between the convolutions.
       group_size: channels of a normalisation group.
+      norm: one of `normalization.NORMS`.
       stride: of the first convolution and of the shortcut.
       normalize_first: False where the input is already normalised.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
@@ -40,23 +42,22 @@ class BasicBlock(nn.Module):
     channels: int
     hidden: int
     group_size: int
+    norm: str = "group"
     stride: int = 1
     normalize_first: bool = True
     convolution: str = "auto"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, ceil(h / stride), ceil(w / stride), channels]."""
-        conv = _conv(self)
-        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
+        conv, norm = _conv(self), _norm(self, mask, train)
         strides = (self.stride, self.stride)
-        y = nn.relu(norm(name="norm1")(x)) if self.normalize_first else x
+        y = nn.relu(norm(x, "norm1")) if self.normalize_first else x
         y = conv(self.hidden, (3, 3), strides, name="conv1")(y)
-        y = conv(self.channels, (3, 3), name="conv2")(nn.relu(norm(name="norm2")(y)))
+        y = conv(self.channels, (3, 3), name="conv2")(nn.relu(norm(y, "norm2")))
         if x.shape != y.shape:
-            x = conv(self.channels, (1, 1), strides, name="shortcut_conv")(x)
-            x = norm(name="shortcut_norm")(x)
+            x = norm(conv(self.channels, (1, 1), strides, name="shortcut_conv")(x), "shortcut_norm")
         return x + y
 
 
@@ -69,6 +70,7 @@ class PlainShortcutBlock(nn.Module):
       channels: of the output (residual width), at least those of the input.
       hidden: channels between the convolutions.
       group_size: channels of a normalisation group.
+      norm: one of `normalization.NORMS`.
       stride: of the first convolution and of the shortcut.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
       dtype: of the computation.
@@ -77,27 +79,39 @@ class PlainShortcutBlock(nn.Module):
     channels: int
     hidden: int
     group_size: int
+    norm: str = "group"
     stride: int = 1
     convolution: str = "auto"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, ceil(h / stride), ceil(w / stride), channels]."""
-        conv = _conv(self)
-        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
+        conv, norm = _conv(self), _norm(self, mask, train)
         y = conv(self.hidden, (3, 3), (self.stride, self.stride), name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y))
-        y = norm(name="norm2")(conv(self.channels, (3, 3), name="conv2")(y))
+        y = nn.relu(norm(y, "norm1"))
+        y = norm(conv(self.channels, (3, 3), name="conv2")(y), "norm2")
         x = _average(x, self.stride)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
         return nn.relu(x + y)
 
 
-class ResNet26(nn.Module):
-    """Stages of blocks whose shortcuts have no parameters; see `resnet26`."""
+class _Normalized(nn.Module):
+    """What the networks say of their norms, see `fedlite.models`."""
 
-    normalization = "group"
+    @property
+    def normalization(self) -> str:
+        """The kind."""
+        return normalization.kind(self.norm)
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether padded examples would count."""
+        return self.norm != "group"
+
+
+class ResNet26(_Normalized):
+    """Stages of blocks whose shortcuts have no parameters; see `resnet26`."""
 
     num_classes: int
     widths: FrozenDict[str, int]
@@ -106,34 +120,40 @@ class ResNet26(nn.Module):
     stage_blocks: tuple[int, ...]
     stage_strides: tuple[int, ...]
     group_size: int = 16
+    norm: str = "group"
     convolution: str = "auto"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps images [batch, h, w, c] to float32 logits [batch, num_classes].
+
+        `mask` [batch] is 0 for examples that the statistics of a batch leave out.
+        """
         layers.check_images(x, "resnet26")
-        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
-        x = norm(name="stem_norm")(_conv(self)(self.stem_width, (3, 3), name="stem_conv")(x))
+        norm = _norm(self, mask, train)
+        x = norm(_conv(self)(self.stem_width, (3, 3), name="stem_conv")(x), "stem_norm")
         for name, channels, stride in _blocks(
             self.stage_widths, self.stage_blocks, self.stage_strides
         ):
             x = PlainShortcutBlock(
                 channels,
-                self.widths[f"{name}/conv1"] * self.group_size,
+                self.widths[f"{name}/conv1"] * _unit(self.norm, self.group_size),
                 self.group_size,
+                self.norm,
                 stride,
                 self.convolution,
                 self.dtype,
                 name=name,
-            )(x)
-        return _head(self, x)
+            )(x, mask, train)
+        return _head(self, x, norm)
 
 
-def _head(module: nn.Module, x: jax.Array) -> jax.Array:
+def _head(module: nn.Module, x: jax.Array, norm: Callable) -> jax.Array:
     """A norm, ReLU, the mean over places, a dense layer."""
-    norm = layers.group_norm(module.group_size, dtype=module.dtype, name="final_norm")
-    x = nn.relu(norm(x)).mean((1, 2))
+    x = nn.relu(norm(x, "final_norm")).mean((1, 2))
     x = nn.Dense(
         module.num_classes,
         kernel_init=nn.initializers.normal(0.01),
@@ -159,10 +179,8 @@ def _average(x: jax.Array, stride: int) -> jax.Array:
     return x / np.outer(*counts)[:, :, None].astype(x.dtype)
 
 
-class ResNet(nn.Module):
+class ResNet(_Normalized):
     """Stages of basic blocks; see `resnet18_gn`."""
-
-    normalization = "group"
 
     num_classes: int
     widths: FrozenDict[str, int]
@@ -170,19 +188,25 @@ class ResNet(nn.Module):
     stage_blocks: tuple[int, ...]
     stage_strides: tuple[int, ...]
     group_size: int = 16
+    norm: str = "group"
     stem: str = "imagenet"
     convolution: str = "auto"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps images [batch, h, w, c] to float32 logits [batch, num_classes].
+
+        `mask` [batch] is 0 for examples that the statistics of a batch leave out.
+        """
         layers.check_images(x, "resnet18_gn")
-        norm = functools.partial(layers.group_norm, self.group_size, dtype=self.dtype)
+        norm = _norm(self, mask, train)
         large = self.stem == "imagenet"
         size, strides = ((7, 7), (2, 2)) if large else ((3, 3), (1, 1))
         x = _conv(self)(self.stage_widths[0], size, strides, name="stem_conv")(x)
-        x = nn.relu(norm(name="stem_norm")(x))
+        x = nn.relu(norm(x, "stem_norm"))
         if large:
             x = convolution.max_pool_general(x, (3, 3), (2, 2), "SAME")
         for name, channels, stride in _blocks(
@@ -190,15 +214,16 @@ class ResNet(nn.Module):
         ):
             x = BasicBlock(
                 channels,
-                self.widths[f"{name}/conv1"] * self.group_size,
+                self.widths[f"{name}/conv1"] * _unit(self.norm, self.group_size),
                 self.group_size,
+                self.norm,
                 stride,
                 name != "stage1_block1",
                 self.convolution,
                 self.dtype,
                 name=name,
-            )(x)
-        return _head(self, x)
+            )(x, mask, train)
+        return _head(self, x, norm)
 
 
 def _conv(module: nn.Module) -> functools.partial:
@@ -209,6 +234,16 @@ def _conv(module: nn.Module) -> functools.partial:
         implementation=module.convolution,
         dtype=module.dtype,
     )
+
+
+def _norm(module: nn.Module, mask: jax.Array | None, train: bool) -> Callable:
+    """Maps an array and the name of a layer."""
+    return functools.partial(normalization.normalize, module, mask=mask, train=train)
+
+
+def _unit(norm: str, group_size: int) -> int:
+    """Channels that are dropped together."""
+    return group_size if norm == "group" else 1
 
 
 def _blocks(
@@ -230,6 +265,7 @@ def resnet18_gn(
     stage_blocks: tuple[int, ...] = (2, 2, 2, 2),
     stage_strides: tuple[int, ...] = (1, 1, 1, 1),
     group_size: int = 16,
+    norm: str = "group",
     convolution: str = "auto",
     dtype: str = "float32",
 ) -> ResNet:
@@ -249,17 +285,21 @@ def resnet18_gn(
       stage_strides: stride of each stage's first block.
       group_size: channels of a normalisation group, which is one unit of a width
         "stage1_block1/conv1".
+      norm: "group"; or batch normalisation as of `normalization.BatchNorm`, where a unit is one
+        channel: "batch" by the batch at hand, "running" or "fixed" with running statistics, which
+        count as parameters.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
       dtype: of the computation, "float32" or "bfloat16".
     """
     layers.check_choice("stem", stem, STEMS)
     return ResNet(
         num_classes,
-        _widths(stage_widths, stage_blocks, stage_strides, group_size),
+        _widths(stage_widths, stage_blocks, stage_strides, norm, group_size),
         stage_widths,
         stage_blocks,
         stage_strides,
         group_size,
+        norm,
         stem,
         convolution,
         dtype,
@@ -274,13 +314,15 @@ def resnet26(
     stage_blocks: tuple[int, ...] = (4, 4, 4),
     stage_strides: tuple[int, ...] = (2, 2, 2),
     group_size: int = 16,
+    norm: str = "group",
     convolution: str = "auto",
     dtype: str = "float32",
 ) -> ResNet26:
     """The ResNet-26 of Rebuffi et al. 2018: 5,817,258 parameters with 10 classes.
 
     5,806,944 of them are 3x3 kernels. Group normalisation has as many parameters as the paper's
-    batch normalisation, and no statistics that would have to be sent or kept.
+    batch normalisation, and no statistics that would have to be sent or kept; with "running", the
+    paper's, they are 7,744 more.
 
     Args:
       num_classes: labels.
@@ -291,11 +333,14 @@ def resnet26(
       stage_strides: stride of each stage's first block.
       group_size: channels of a normalisation group, which is one unit of a width
         "stage1_block1/conv1".
+      norm: "group"; or batch normalisation as of `normalization.BatchNorm`, where a unit is one
+        channel: "batch" by the batch at hand, "running" or "fixed" with running statistics, which
+        count as parameters.
       convolution: implementation, one of `convolution.IMPLEMENTATIONS`.
       dtype: of the computation, "float32" or "bfloat16".
     """
-    widths = _widths(stage_widths, stage_blocks, stage_strides, group_size)
-    _check_groups("stem_width", stem_width, group_size)
+    widths = _widths(stage_widths, stage_blocks, stage_strides, norm, group_size)
+    _check_groups("stem_width", stem_width, _unit(norm, group_size))
     if list(stage_widths) != sorted(stage_widths) or stem_width > stage_widths[0]:
         raise UserError(
             f"model options 'stem_width' ({stem_width}) and 'stage_widths' {stage_widths} shrink; "
@@ -309,6 +354,7 @@ def resnet26(
         stage_blocks,
         stage_strides,
         group_size,
+        norm,
         convolution,
         dtype,
     )
@@ -318,18 +364,21 @@ def _widths(
     stage_widths: tuple[int, ...],
     stage_blocks: tuple[int, ...],
     stage_strides: tuple[int, ...],
+    norm: str,
     group_size: int,
 ) -> FrozenDict[str, int]:
-    """The droppable widths in groups, of checked options."""
+    """The droppable widths in units, of checked options."""
+    layers.check_choice("norm", norm, normalization.NORMS)
+    unit = _unit(norm, group_size)
     if not len(stage_widths) == len(stage_blocks) == len(stage_strides) > 0:
         raise UserError(
             "model options 'stage_widths', 'stage_blocks' and 'stage_strides' need one entry a "
             f"stage, got {stage_widths}, {stage_blocks} and {stage_strides}"
         )
     for channels in stage_widths:
-        _check_groups("stage_widths", channels, group_size)
+        _check_groups("stage_widths", channels, unit)
     blocks = _blocks(stage_widths, stage_blocks, stage_strides)
-    return FrozenDict({f"{name}/conv1": channels // group_size for name, channels, _ in blocks})
+    return FrozenDict({f"{name}/conv1": channels // unit for name, channels, _ in blocks})
 
 
 def _check_groups(option: str, channels: int, group_size: int):

@@ -190,6 +190,12 @@ _PERSONAL_COLUMNS = (
     *BYTES,
 )
 
+_PERSONAL_LEGEND = (
+    f"{LEGEND} Before and After are of the clients' own held-out examples, mean over clients; "
+    "After five epochs of their own."
+)
+_PERSONAL_NOTE = "each client holds out a quarter of its examples"
+
 _DIGITS_NOTE = (
     "A ResNet-26 of an eighth of the size, trained on glyphs (62 characters from typefaces), then "
     "adapted to 4,000 MNIST digits over 100 clients by Dirichlet(0.5), 10 a round; the server has "
@@ -198,18 +204,21 @@ _DIGITS_NOTE = (
 _CIFAR_NOTE = "ResNet-26 trained on CIFAR-100, adapted to CIFAR-10"
 
 
-def _table(title: str, bundled, paper, columns=_COLUMNS, legend=_LEGEND) -> Table:
-    """Rows on digits and on CIFAR: functions of a config and its backbone."""
-    return Table(
-        title,
-        _RECONSTRUCTION,
-        {
-            "bundled": Scale(bundled(_DIGITS, _GLYPHS), 3, f"{_DIGITS_NOTE}.", (_GLYPHS,)),
-            "paper": Scale(paper(_CIFAR, _CIFAR100), 3, f"{_CIFAR_NOTE}.", (_CIFAR100,)),
-        },
-        columns,
-        legend,
-    )
+def _table(title: str, rows, columns=_COLUMNS, legend=_LEGEND, note="", more=()) -> Table:
+    """Rows on digits and on CIFAR: a function of a config and its backbone.
+
+    `more` makes further backbones of a backbone.
+    """
+
+    def scale(config: str, backbone: Backbone, about: str) -> Scale:
+        backbones = (backbone, *(make(backbone) for make in more))
+        return Scale(rows(config, backbone), 3, f"{about}{note}.", backbones)
+
+    scales = {
+        "bundled": scale(_DIGITS, _GLYPHS, _DIGITS_NOTE),
+        "paper": scale(_CIFAR, _CIFAR100, _CIFAR_NOTE),
+    }
+    return Table(title, _RECONSTRUCTION, scales, columns, legend)
 
 
 def _split_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
@@ -245,22 +254,56 @@ def _personal_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def _norm_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
+    """Adapters beside group normalisation, and three uses of running statistics."""
+    moments = r".*/running_(mean|var)"
+    kept = {
+        "method": _technique("adapters", "local_parameters"),
+        "local_parameters.local": ((moments, True),),
+    }
+    trained = r"adapters/.*|.*norm\d?/.*|logits/.*"
+    frozen = {"partial_training.freeze": ((moments, True), (trained, False), (".*", True))}
+    batch = _batch_normalized(backbone)
+    return (
+        _row("Group", config, "adapters", backbone, **_PERSONAL),
+        *(
+            _row(f"Batch, statistics {label}", config, "adapters", batch, **_PERSONAL, **options)
+            for label, options in {
+                "sent": {"model.norm": "running"},
+                "kept by each client": {"model.norm": "running", **kept},
+                "of the backbone": {"model.norm": "fixed", **frozen},
+            }.items()
+        ),
+    )
+
+
+def _batch_normalized(backbone: Backbone) -> Backbone:
+    overrides = {**backbone.overrides, "model.norm": "running"}
+    return dataclasses.replace(backbone, name=f"{backbone.name}_running", overrides=overrides)
+
+
 TABLES = {
-    "techniques": _table(
-        "Adapters under six techniques", _techniques, _techniques, legend=_LEGEND_OF_PAIRS
-    ),
+    "techniques": _table("Adapters under six techniques", _techniques, legend=_LEGEND_OF_PAIRS),
     "cross_silo_device": _table(
-        "Adapters across silos and devices", _setting_rows, _setting_rows, legend=_LEGEND_OF_PAIRS
+        "Adapters across silos and devices", _setting_rows, legend=_LEGEND_OF_PAIRS
     ),
-    "splits": _table("Adapters on five splits", _split_rows, _split_rows, legend=_LEGEND_OF_PAIRS),
-    "placement": _table("Where adapters are placed, and how they begin", _placement, _placement),
+    "splits": _table("Adapters on five splits", _split_rows, legend=_LEGEND_OF_PAIRS),
+    "placement": _table("Where adapters are placed, and how they begin", _placement),
     "personalisation": _table(
         "Adapters before and after each client trains on for itself",
         _personal_rows,
-        _personal_rows,
         _PERSONAL_COLUMNS,
-        f"{LEGEND} Before and After are of the clients' own held-out examples, mean over clients; "
-        "After five epochs of their own.",
+        _PERSONAL_LEGEND,
+        f"; here the split is by Dirichlet(0.1), and {_PERSONAL_NOTE}",
+    ),
+    "normalization": _table(
+        "Adapters and what becomes of the statistics of batch normalisation",
+        _norm_rows,
+        (ACCURACY, *_PERSONAL_COLUMNS),
+        f"{_PERSONAL_LEGEND} Accuracy is that of the server's model: where clients keep their "
+        "statistics, it has the backbone's.",
+        f"; {_PERSONAL_NOTE}",
+        (_batch_normalized,),
     ),
     "transfer": Table(
         "Adapters on digits after a backbone of typefaces",

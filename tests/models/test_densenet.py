@@ -8,7 +8,7 @@ import pytest
 from fedlite import models
 from fedlite.errors import UserError
 from fedlite.models import units
-from fedlite.models.densenet import BatchNorm, Transition
+from fedlite.models.densenet import Transition
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -27,18 +27,6 @@ def small(random_params):
         return model, random_params(model, IMAGES)
 
     return make
-
-
-def test_batch_norm_by_hand():
-    x = np.array([[1, 0], [3, 0], [5, 6], [100, 100]], np.float32).reshape(4, 1, 1, 2)
-    params = {"params": {"scale": jnp.array([2.0, 1.0]), "bias": jnp.array([0.5, 0.0])}}
-    y = BatchNorm().apply(params, x, jnp.array([1.0, 1.0, 1.0, 0.0]))
-    # Means 3 and 2, variances 8/3 and 8.
-    expected = [[2 * -2 / np.sqrt(8 / 3) + 0.5, -2 / np.sqrt(8)], [0.5, -2 / np.sqrt(8)]]
-    np.testing.assert_allclose(y[:2, 0, 0], expected, rtol=1e-4)
-    all_counted = BatchNorm().apply(params, x)
-    np.testing.assert_allclose(np.mean(all_counted, (0, 1, 2)), [0.5, 0], atol=1e-5)
-    np.testing.assert_allclose(np.std(all_counted, (0, 1, 2)), [2, 1], rtol=1e-4)
 
 
 def test_masked_examples_change_nothing_and_learn_nothing(small):
@@ -96,12 +84,12 @@ def test_norms_share_parameters_and_widths_count_their_units(small):
 def test_transition_halves_and_cuts_odd_images():
     x = np.arange(2 * 5 * 3 * 4, dtype=np.float32).reshape(2, 5, 3, 4)
     module = Transition("group", 4, "xla")
-    variables = module.init(jax.random.key(0), x, None)
+    variables = module.init(jax.random.key(0), x, None, False)
     kernel = jnp.zeros((1, 1, 4, 2)).at[0, 0, 1, 0].set(1)
     # Large biases keep all values positive, so that ReLU is the identity.
     variables["params"]["conv"]["kernel"] = kernel
     variables["params"]["norm"]["bias"] = jnp.full(4, 10.0)
-    y = module.apply(variables, x, None)
+    y = module.apply(variables, x, None, False)
     assert y.shape == (2, 2, 1, 2)
     normed = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True) + 10
     np.testing.assert_allclose(y[:, 1, 0, 0], normed[:, 2:4, 0:2, 1].mean((1, 2)), rtol=1e-4)
@@ -119,7 +107,7 @@ def test_layers_append_to_their_input():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"norm": "layer"}, "'norm' is 'layer'; use one of 'batch', 'group'"),
+        ({"norm": "layer"}, "'norm' is 'layer'; use one of 'group', 'batch', 'running', 'fixed'"),
         ({"block_layers": ()}, "'block_layers' is empty"),
         ({"norm": "group", "group_size": 5}, "'group_size' is 5, .* use a divisor of 12"),
         ({"norm": "group", "block_layers": (1, 1)}, "18, 24, 30, 36, 48 channels"),
