@@ -180,7 +180,7 @@ def _with_adam(config: str, backbone: Backbone) -> tuple[Row, ...]:
     )
 
 
-_PERSONAL = {"local_validation": 0.25, "personalization.epochs": 5}
+_PERSONAL = {"local_validation": 0.25, "personalization.epochs": 5, "dataset.alpha": 0.1}
 _PERSONAL_COLUMNS = (
     Column("Before %", "personalization.before.mean", 100, 1),
     Column("After %", "personalization.after.mean", 100, 1),
@@ -194,7 +194,9 @@ _PERSONAL_LEGEND = (
     f"{LEGEND} Before and After are of the clients' own held-out examples, mean over clients; "
     "After five epochs of their own."
 )
-_PERSONAL_NOTE = "each client holds out a quarter of its examples"
+_PERSONAL_NOTE = (
+    "; here the split is by Dirichlet(0.1), and each client holds out a quarter of its examples"
+)
 
 _DIGITS_NOTE = (
     "A ResNet-26 of an eighth of the size, trained on glyphs (62 characters from typefaces), then "
@@ -240,16 +242,15 @@ def _setting_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
 
 
 def _personal_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
-    settings = {**_PERSONAL, "dataset.alpha": 0.1}
     rows = [
-        _row(label, config, variant, backbone, **settings)
+        _row(label, config, variant, backbone, **_PERSONAL)
         for label, variant in {**_VARIANTS, "Head alone": "head"}.items()
     ]
     # Scored with each client's own norms, which the server never has.
     local = {"local_parameters.local": ((r".*norm\d?/.*", True),)}
     for label, variant in _VARIANTS.items():
         method = _technique(variant, "local_parameters")
-        more = {"method": method, **local, **settings}
+        more = {"method": method, **local, **_PERSONAL}
         rows.append(_row(f"{label}, FedBN", config, variant, backbone, **more))
     return tuple(rows)
 
@@ -294,7 +295,7 @@ TABLES = {
         _personal_rows,
         _PERSONAL_COLUMNS,
         _PERSONAL_LEGEND,
-        f"; here the split is by Dirichlet(0.1), and {_PERSONAL_NOTE}",
+        _PERSONAL_NOTE,
     ),
     "normalization": _table(
         "Adapters and what becomes of the statistics of batch normalisation",
@@ -302,7 +303,7 @@ TABLES = {
         (ACCURACY, *_PERSONAL_COLUMNS),
         f"{_PERSONAL_LEGEND} Accuracy is that of the server's model: where clients keep their "
         "statistics, it has the backbone's.",
-        f"; {_PERSONAL_NOTE}",
+        _PERSONAL_NOTE,
         (_batch_normalized,),
     ),
     "transfer": Table(
