@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedlite.federated.local import LocalPlan, make_step, values
-from fedlite.federated.round import Server
-from fedlite.methods import Keys, Method, View, server_view
+from fedlite.federated.round import Server, look_at_received
+from fedlite.methods import Method, View
 from fedlite.tasks import Task
 from fedlite.wire import Part
 from fedlite.wire.message import on_wire
@@ -56,20 +56,15 @@ def client_cost(
     """
     task = with_xla_convolution(task)
 
-    returned = set()
-
-    def received(server):
-        view = server_view(server.params)
-        key = jax.random.key(0)
-        mine = method.init_client(key, view)
-        view, _ = method.select(server.state, mine, Keys(key, key), view)
+    def look(view):
+        trained, read = (
+            {k: jax.ShapeDtypeStruct(p.value.shape, p.value.dtype) for k, p in side.items()}
+            for side in view
+        )
         # What stays with the client is never on the wire.
-        returned.update(k for k, p in view.trained.items() if on_wire(p))
-        return {k: p.value for k, p in view.trained.items()}, {
-            k: p.value for k, p in view.read.items()
-        }
+        return trained, read, {k for k, p in view.trained.items() if on_wire(p)}
 
-    trained, read = jax.eval_shape(received, server)
+    trained, read, returned = look_at_received(method, server, look)
 
     def view_of(trained, read):
         return View({k: Part(v) for k, v in trained.items()}, {k: Part(v) for k, v in read.items()})

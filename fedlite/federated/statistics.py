@@ -1,7 +1,7 @@
 """Running statistics of batch normalisation among the parameters that clients train.
 
 They follow the batches, see `fedlite.models.normalization`, and the server averages them; neither a
-learning rate nor momentum, weight decay, clipping or an adaptive server has a say in that.
+learning rate nor momentum, weight decay, clipped gradients or an adaptive server has a say in that.
 """
 
 import optax
@@ -35,7 +35,7 @@ def apart(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
 
 def travel(view: View) -> str:
     """What becomes of the statistics in the view that a client receives, for the summary."""
-    trained = [part for path, part in view.trained.items() if is_statistic(path)]
-    if trained:
-        return "sent" if any(map(on_wire, trained)) else "kept by each client"
-    return "frozen" if any(is_statistic(path) and ":" not in path for path in view.read) else ""
+    trained = [on_wire(part) for path, part in view.trained.items() if is_statistic(path)]
+    read = [path for path in view.read if is_statistic(path) and ":" not in path]
+    known = {"sent": any(trained), "kept by each client": not all(trained), "frozen": bool(read)}
+    return " or ".join(what for what, holds in known.items() if holds)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
+from fedlite.models.normalization import refuse_trained
 
 
 @register("clip")
@@ -34,6 +35,7 @@ class Clip(Method):
                 f"clip would also scale {tagged[0]!r}, which is another method's: put clip to the "
                 "right of that method"
             )
+        refuse_trained(update.parts, "clip")
         squares = sum(jnp.sum(jnp.square(part.value)) for part in update.parts.values())
         factor = jnp.minimum(1.0, self.norm / jnp.maximum(jnp.sqrt(squares), 1e-30))
         parts = {k: part._replace(value=part.value * factor) for k, part in update.parts.items()}

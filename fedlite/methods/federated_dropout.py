@@ -15,6 +15,7 @@ from fedlite.errors import UserError
 from fedlite.methods.patterns import check_rules, first_match
 from fedlite.methods.registry import register
 from fedlite.methods.submodel import SubModel, width_names
+from fedlite.models.normalization import refuse_trained
 from fedlite.models.sizes import kept_units
 
 
@@ -49,6 +50,12 @@ class FederatedDropout(SubModel):
                     f"federated_dropout.rates: {pattern!r} has the rate {rate}; a rate is at "
                     "least 0 and below 1"
                 )
+
+    def select(self, state, mine, keys, view):
+        """The sub-model; running statistics of sub-models would not be those of the whole."""
+        if any(rate for _, rate in self.rates):
+            refuse_trained(view.trained, "federated_dropout")
+        return super().select(state, mine, keys, view)
 
     def units(self, state, keys, widths):
         """The head of a random permutation of each width."""

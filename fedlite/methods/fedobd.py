@@ -28,6 +28,8 @@ from fedlite.methods.fedavg import FedAvg
 from fedlite.methods.patterns import check_rules
 from fedlite.methods.registry import register
 from fedlite.models.blocks import semantic_blocks
+from fedlite.models.normalization import is_statistic
+from fedlite.wire.message import first_on_wire
 
 CHOICES = ("mbd", "norm", "random_blocks", "random_tensors")
 _NOT_YET = 2**31 - 1
@@ -115,7 +117,7 @@ class FedOBD(Method):
                 f"smallest has {min(sizes)}): lower fedobd.dropout_rate or cut smaller "
                 "fedobd.blocks"
             )
-        chosen = choose(self._scores(members, sizes, update, key), sizes, budget)
+        chosen = choose(self._scores(members, update, key), sizes, budget)
         parts = {}
         for block, on in zip(members, chosen):
             for path in block:
@@ -124,7 +126,7 @@ class FedOBD(Method):
                     value=jnp.where(on, part.value, 0), sent=part.sent * on.astype(jnp.int32)
                 )
         if not self.choice.startswith("random"):
-            first = min(parts)
+            first = first_on_wire(parts)
             parts[first] = parts[first].with_flags(chosen)
         return Update(parts, update.weight), mine
 
@@ -136,12 +138,20 @@ class FedOBD(Method):
             found.setdefault(names[path.rpartition(":")[2]], []).append(path)
         return [tuple(found[name]) for name in sorted(found)]
 
-    def _scores(self, members, sizes, update, key):
+    def _scores(self, members, update, key):
         if self.choice.startswith("random"):
             return jax.random.uniform(key, (len(members),))
-        squares = [sum(jnp.sum(jnp.square(update.parts[p].value)) for p in b) for b in members]
+        # Running statistics come along with their block: how far they moved is no significance.
+        counted = [[p for p in block if not is_statistic(p)] for block in members]
+        squares = [
+            sum((jnp.sum(jnp.square(update.parts[p].value)) for p in block), jnp.float32(0))
+            for block in counted
+        ]
         norms = jnp.sqrt(jnp.stack(squares))
-        return norms / jnp.array(sizes, jnp.float32) if self.choice == "mbd" else norms
+        if self.choice != "mbd":
+            return norms
+        sizes = [max(sum(update.parts[p].value.size for p in block), 1) for block in counted]
+        return norms / jnp.array(sizes, jnp.float32)
 
     def revise(self, state, key, params, aggregate, report):
         """Counts the rounds without a better loss; a round without a client counts as one."""

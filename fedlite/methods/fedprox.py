@@ -17,7 +17,7 @@ from fedlite.models.normalization import is_statistic
 @register("fedprox")
 @dataclasses.dataclass(frozen=True)
 class FedProx(Method):
-    """Adds mu (w - w_t) to every local gradient; mu = 0 is FedAvg."""
+    """Adds mu (w - w_t) to every gradient of a local step; mu = 0 is FedAvg."""
 
     mu: float = 0.01
 

@@ -9,8 +9,8 @@ full model, above what a client of a smaller level would need. (Federated dropou
 the method whose sub-models are physically smaller.) A unit of zeros gives zero where its
 activation maps 0 to 0 and a normalisation takes whole groups of units; over a width with a
 normalisation of all its units together (layer norm), the result is not that of the smaller model.
-Of the paper, the scaler and the masked cross-entropy are not here, and group norm stands in for
-its static batch norm.
+Of the paper, the scaler and the masked cross-entropy are not here; group norm, or `model.norm` =
+"batch", stands in for its static batch norm.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update, View
 from fedlite.methods.registry import register
 from fedlite.methods.submodel import AGGREGATIONS
+from fedlite.models.normalization import refuse_trained
 from fedlite.wire import Part
 
 _TAG = "heterofl"
@@ -85,6 +86,7 @@ class HeteroFL(Method):
         """Every part within the client's prefixes; the masks are read, and made from the level."""
         if self._whole:
             return view, (mine, None)
+        refuse_trained(view.trained, "heterofl")
         dynamic = self.assignment == "dynamic"
         level = self._level(jax.random.fold_in(keys.client, 0)) if dynamic else mine
 

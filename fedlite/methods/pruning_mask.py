@@ -13,6 +13,7 @@ from fedlite.methods.algebra import Method, Update, View
 from fedlite.methods.submodel import Kept, SubModel, take
 from fedlite.models import compact
 from fedlite.wire import Part
+from fedlite.wire.message import first_on_wire
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class UnderMask(Method):
         """The view with a bit for every prunable group, on the wire where the mask is new."""
         if not self.counts:
             return view
-        flags, trained, first = self.flags(state), dict(view.trained), min(view.trained)
+        flags, trained, first = self.flags(state), dict(view.trained), first_on_wire(view.trained)
         bits = [flags.get(n, jnp.ones(total, bool)) for n, total in self.plan.groups.totals.items()]
         # Traced, as a program of its own for the first round would take as long to compile.
         new = jnp.isin(state["round"], jnp.array([turn.round for turn in self.plan.turns]))

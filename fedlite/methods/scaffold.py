@@ -85,7 +85,10 @@ class Scaffold(Method):
                 steps[path] = jnp.where(jnp.asarray(part.sent) > 0, step, 0)
         each = 1 / jnp.maximum(update.weight, 1e-30)
         control = {
-            f"control:{path}": update.parts[path]._replace(value=step, cover=each)
+            # What the update's header tells is told once.
+            f"control:{path}": update.parts[path]._replace(
+                value=step, cover=each, header=(), told=True
+            )
             for path, step in steps.items()
         }
         new = {path: mine[path] + steps.get(path, 0) for path in mine}

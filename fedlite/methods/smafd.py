@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from fedlite.errors import UserError
 from fedlite.methods.algebra import Method, Update
 from fedlite.methods.registry import register
+from fedlite.wire.message import first_on_wire
 
 
 @register("smafd")
@@ -77,7 +78,7 @@ class SMAFD(Method):
                 trained[path] = part._replace(
                     value=jnp.where(on, part.value, mine[path]), sent=part.sent * on.astype(int)
                 )
-        first = min(trained)
+        first = first_on_wire(trained)
         flags = jnp.stack([chosen[path] for path in sorted(chosen)])
         trained[first] = trained[first].with_flags(flags)
         started = {path: trained[path].value for path in mine}

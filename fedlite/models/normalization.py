@@ -2,14 +2,17 @@
 
 A model's option `norm` is one of `NORMS`. Running statistics lie beside the scale and the bias of
 their layer, so they are frozen, sent, averaged or kept by a client under the same rules on paths as
-every parameter. In training the "gradient" of a statistic is what it lacks of the statistic of the
-batch, times `RATE`; `fedlite.federated.statistics` makes optimisers take it as it is.
+every parameter. In training the "gradient" of a statistic is `RATE` times what it exceeds that of
+the batch by; `fedlite.federated.statistics` makes optimisers take it as it is.
 """
+
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedlite.errors import UserError
 from fedlite.models import layers
 
 NORMS = ("group", "batch", "running", "fixed")
@@ -20,13 +23,24 @@ _STATISTICS = ("running_mean", "running_var")
 _KINDS = {
     "batch": "batch, by the statistics of the batch at hand",
     "running": "batch, with running statistics",
-    "fixed": "batch, with running statistics that stay as they were",
+    "fixed": "batch, by running statistics that training leaves alone",
 }
 
 
 def is_statistic(name: str) -> bool:
     """Whether a path, or a "tag:path", is that of running statistics."""
     return name.rpartition("/")[2] in _STATISTICS
+
+
+def refuse_trained(paths: Iterable[str], method: str) -> None:
+    """Raises a UserError where running statistics are among the paths that clients train."""
+    for path in paths:
+        if is_statistic(path):
+            raise UserError(
+                f"{method} would make running statistics of norms wrong, and clients train "
+                f"{path!r}: set model.norm to 'group' or 'batch', or freeze them by "
+                "partial_training"
+            )
 
 
 def kind(norm: str) -> str:
@@ -44,7 +58,8 @@ class BatchNorm(nn.Module):
       norm: "batch", by the batch at hand in training and at test, as in FedOBD's code: nothing but
         scale and bias is to be aggregated, but what an example gives depends on the batch it is in;
         "running", by the batch at hand in training and by running statistics at test; "fixed", by
-        running statistics that training leaves as they are.
+        running statistics in both, which no step changes (but they travel, unless
+        `partial_training` freezes them).
       dtype: of the output; statistics are float32.
     """
 
@@ -79,7 +94,7 @@ class BatchNorm(nn.Module):
             if running:
                 x = _followed(x, running, (mean, variance))
         else:
-            # Sums over clients of decoded updates, with noise perhaps: below 0 is as good as 0.
+            # A coarse code on the way may take it below 0.
             mean, variance = jax.lax.stop_gradient((running[0], jnp.maximum(running[1], 0)))
         y = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + bias
         return y.astype(self.dtype)
@@ -118,8 +133,8 @@ def _forward(x, running, batch):
     return x, jax.tree.map(lambda old, new: RATE * (old - new), running, batch)
 
 
-def _backward(lack, gradient):
-    return gradient, lack, jax.tree.map(jnp.zeros_like, lack)
+def _backward(excess, gradient):
+    return gradient, excess, jax.tree.map(jnp.zeros_like, excess)
 
 
 _followed.defvjp(_forward, _backward)

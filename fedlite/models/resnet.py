@@ -5,7 +5,7 @@ Its norms, as the 4,800 normalised channels tell: one after the stem, none befor
 convolution of the first block, two in every other block, one on every projected shortcut, one
 before the head. `resnet26` is the backbone of the residual adapters (Rebuffi et al. 2018, arXiv
 1803.10082): every convolution is followed by its norm, and shortcuts have no parameters.
-Droppable: the inner channels of each block, in whole normalisation groups.
+Droppable: the inner channels of each block, in whole groups where norms have groups.
 """
 
 import functools

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from fedlite.errors import UserError
+from fedlite.models.normalization import refuse_trained
 from fedlite.wire import Part
 
 
@@ -23,11 +24,13 @@ def clip_parts(parts: Mapping[str, Part], norm, method: str) -> tuple[dict[str, 
     Raises:
       UserError: a part's weight in the mean differs from client to client, so that the sum has no
         fixed denominator; or another method sends data along, which its server may combine with
-        the sums before the noise is in them.
+        the sums before the noise is in them; or clients train running statistics, whose updates
+        are no gradients of like size.
     """
     # The import takes seconds, so a run without privacy does without.
     from jax_privacy import clipping
 
+    refuse_trained(parts, method)
     for path, part in parts.items():
         if ":" in path:
             raise UserError(

@@ -83,6 +83,15 @@ def on_wire(part: Part) -> bool:
     return not (isinstance(part.bits, int) and part.bits == 0)
 
 
+def first_on_wire(parts: Mapping[str, Part]) -> str:
+    """The name of the part that a message begins with: what stands first is in its header.
+
+    Raises:
+      ValueError: nothing is on the wire.
+    """
+    return min(name for name, part in parts.items() if on_wire(part))
+
+
 def sent_values(part: Part):
     """Number of entries on the wire, an int32 scalar."""
     sent = jnp.asarray(part.sent)

@@ -6,6 +6,7 @@ The paper's tables were not at hand: rows and columns follow what is known of th
 import dataclasses
 from typing import Any
 
+from configs.adapters import mnist5k_resnet
 from scripts.tables.harness.spec import (
     ACCURACY,
     BACKBONES,
@@ -262,7 +263,7 @@ def _norm_rows(config: str, backbone: Backbone) -> tuple[Row, ...]:
         "method": _technique("adapters", "local_parameters"),
         "local_parameters.local": ((moments, True),),
     }
-    trained = r"adapters/.*|.*norm\d?/.*|logits/.*"
+    trained = mnist5k_resnet.TRAINED["adapters"]
     frozen = {"partial_training.freeze": ((moments, True), (trained, False), (".*", True))}
     batch = _batch_normalized(backbone)
     return (

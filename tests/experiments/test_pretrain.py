@@ -2,13 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import pretrain
+from fedlite import models
 from fedlite.errors import UserError
 from fedlite.federated.evaluation import Evaluator
-from fedlite.models import backbone
+from fedlite.models import backbone, units
+from fedlite.models.normalization import RATE
+from fedlite.tasks import Classification
 from tests import toy
 from tests.experiments import cli
 
@@ -45,6 +49,20 @@ def test_a_step_of_sgd_is_that_of_the_formula():
     second, state = optimizer.update({"w": np.float32(3)}, state, w)
     np.testing.assert_allclose(first["w"], -0.1 * (1 + 0.01 * 2), rtol=1e-6)
     np.testing.assert_allclose(second["w"], -0.05 * (0.5 * 1 + 3 + 0.01 * 2), rtol=1e-6)
+
+
+def test_running_statistics_follow_the_batches():
+    """And not Adam, which would step by the learning rate whatever they lack."""
+    model = models.build("densenet", num_classes=4, growth=2, block_layers=(1,), norm="running")
+    task = Classification(model, units.unit_axes(model, toy.EXAMPLE))
+    params, path = toy.make_params(task), "block1_layer1/norm1/running_var"
+    split = toy.make_split()
+    options = pretrain.Options(epochs=5, batch_size=split.num_examples, learning_rate=1e-9)
+    moved = pretrain.train(task, params, split, options, 0, lambda line: None)
+    mask = np.ones(split.num_examples)
+    gradient = jax.grad(task.loss)(params, split.arrays, mask, jax.random.key(0))
+    batch = params[path] - gradient[path] / RATE
+    np.testing.assert_allclose(moved[path], batch + (1 - RATE) ** 5 * (1 - batch), rtol=1e-4)
 
 
 def test_divergence_is_told(task):

@@ -120,6 +120,17 @@ def test_select_cuts_the_lowest_and_tells_the_mask_once():
     toy.assert_same_bits(deployed, {k: p.value for k, p in view.trained.items()})
 
 
+def test_a_mask_is_told_with_what_is_sent():
+    """Not with the first part, where that stays with the client."""
+    method = _pruning(sparsity=0.3)
+    view = server_view(PARAMS)
+    view.trained["in/bias"] = view.trained["in/bias"]._replace(bits=0, sent=0)
+    state = method.init(jax.random.key(0), view)
+    masked, _ = method.at(0, state, RECIPE)
+    message = masked.select(state, (), Keys(None, None), view)[0].trained
+    assert len(write(message)) == int(message_bytes(message)) == 1 + 4 * 8
+
+
 def test_schedules():
     options = {"sparsity": 0.6, "steps": 3, "every": 2, "prune_from": 4}
     for schedule, expected in {

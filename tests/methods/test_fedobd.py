@@ -206,6 +206,15 @@ def test_refusals(task):
         _upload(whole, _updates(task))
 
 
+def test_which_blocks_were_chosen_is_told_once(task):
+    """And not again with what another method sends beside them."""
+    method = toy.make_method(task, "scaffold+fedobd", fedobd={"dropout_rate": 0.1})
+    parts = _upload(method, _updates(task))
+    assert any(path.startswith("control:") for path in parts)
+    assert [len(part.header) for part in parts.values() if len(part.header)] == [1]
+    assert len(write(parts)) == int(message_bytes(parts))
+
+
 # ------------------------------------------------------------------ with a quantiser
 
 

@@ -15,7 +15,12 @@ RUNNING = {"running_mean": jnp.array([1.0, 2.0]), "running_var": jnp.array([4.0,
 THREE = jnp.array([1.0, 1.0, 1.0, 0.0])
 # Of the first three.
 MEAN, VARIANCE = np.array([3, 2]), np.array([8 / 3, 8])
-SMALL = {"stem_width": 4, "stage_widths": (4,), "stage_blocks": (1,), "stage_strides": (1,)}
+STAGES = {"stage_widths": (4, 6), "stage_blocks": (1, 1), "stage_strides": (1, 2)}
+SMALL = {
+    "resnet26": {"stem_width": 4, "group_size": 2, **STAGES},
+    "resnet18_gn": {"stem": "cifar", "group_size": 2, **STAGES},
+    "densenet": {"growth": 2, "block_layers": (1, 1)},
+}
 
 
 def _apply(norm, params, mask=None, train=False):
@@ -45,7 +50,7 @@ def test_in_training_the_batch_counts_and_at_test_what_ran():
 
 
 @pytest.mark.parametrize("factor", [0.0, 3.0])
-def test_a_statistic_lacks_what_the_batch_has_whatever_the_loss(factor):
+def test_a_statistic_follows_the_batch_whatever_the_loss(factor):
     def loss(params, norm):
         return factor * jnp.sum(_apply(norm, params, THREE, train=True)[:3] ** 2)
 
@@ -60,12 +65,36 @@ def test_a_statistic_lacks_what_the_batch_has_whatever_the_loss(factor):
     assert np.any(fixed["bias"]) == bool(factor)
 
 
-@pytest.mark.parametrize("name", ["resnet26", "resnet18_gn", "densenet"])
+@pytest.mark.parametrize("name", SMALL)
+def test_every_norm_knows_of_training_and_of_padding(name):
+    model = models.build(name, num_classes=3, norm="running", convolution="xla", **SMALL[name])
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    mask = jnp.array([1.0, 1.0, 0.0])
+    params = units.init_params(model, jax.random.key(0), x)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, x):
+        y = units.apply(model, params, x, train=True, mask=mask)
+        return jnp.sum(y[:2] ** 2)
+
+    found = gradient(params, x)
+    for path, value in gradient(params, np.concatenate([x[:2], 9 + x[2:]])).items():
+        np.testing.assert_array_equal(value, found[path], err_msg=path)
+        assert not is_statistic(path) or np.all(value != 0), path
+
+    @jax.jit
+    @jax.grad
+    def at_test(params):
+        return jnp.sum(units.apply(model, params, x) ** 2)
+
+    tested = at_test(params)
+    assert not any(np.any(value) for path, value in tested.items() if is_statistic(path))
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_statistics_are_parameters_of_the_same_units(name):
-    options = {"growth": 2, "block_layers": (1,)}
-    if name != "densenet":
-        options = {k: v for k, v in SMALL.items() if k in models.model_options(name)}
-    model = models.build(name, num_classes=3, norm="running", **options)
+    model = models.build(name, num_classes=3, norm="running", **SMALL[name])
     example = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     shapes, axes = units.param_shapes(model, example), units.unit_axes(model, example)
     found = {path for path in shapes if is_statistic(path)}
