@@ -40,7 +40,9 @@ class DenseLayer(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, h, w, c + growth]; the rest as of `BatchNorm`."""
         y = _conv(self, self.hidden, 1, "conv1")(_activate(self, x, "norm1", mask, train))
         y = _conv(self, self.growth, 3, "conv2")(_activate(self, y, "norm2", mask, train))
@@ -59,7 +61,9 @@ class Transition(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, h // 2, w // 2, c // 2]; the rest as of `BatchNorm`."""
         x = _conv(self, x.shape[-1] // 2, 1, "conv")(_activate(self, x, "norm", mask, train))
         n, h, w, c = x.shape

@@ -49,7 +49,9 @@ class BasicBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, ceil(h / stride), ceil(w / stride), channels]."""
         conv, norm = _conv(self), _norm(self, mask, train)
         strides = (self.stride, self.stride)
@@ -85,7 +87,9 @@ class PlainShortcutBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """Maps [batch, h, w, c] to [batch, ceil(h / stride), ceil(w / stride), channels]."""
         conv, norm = _conv(self), _norm(self, mask, train)
         y = conv(self.hidden, (3, 3), (self.stride, self.stride), name="conv1")(x)
