@@ -35,7 +35,7 @@ def base(
     config.unroll = False
     # At most so many rounds a program call; 0: 16, or fewer where the data is streamed.
     config.rounds_per_dispatch = 0
-    # Devices to use; 0: all.
+    # Devices to use, of which a CPU has one a core; 0: all that shorten a round.
     config.devices = 0
     config.eval_every = 10
     config.checkpoint_every = 50

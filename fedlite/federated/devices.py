@@ -32,6 +32,11 @@ def by_process(devices: Sequence[jax.Device]) -> list[jax.Device]:
     return sorted(devices, key=lambda device: device.process_index)
 
 
+def enough(available: int, clients: int) -> int:
+    """The fewest devices on which none trains more clients than with all that are available."""
+    return -(-clients // -(-clients // available))
+
+
 def own_positions(devices: Sequence[jax.Device]) -> np.ndarray:
     """Which of the devices are this process's, int64."""
     here = jax.process_index()

@@ -44,8 +44,9 @@ class EngineOptions:
       clients_per_chunk: clients that vmap trains together; 0 chooses by the backend.
       unroll: whether clients and steps are unrolled in the program instead of looped.
       rounds_per_dispatch: at most so many rounds a program call; 0 chooses.
-      devices: number of devices to use; 0 for all, of all processes.
-      resident_bytes: a data set up to this size lies on the devices.
+      devices: number of devices to use; 0 for all that shorten a round, of several processes all.
+      resident_bytes: a data set up to this size lies on each device; on a CPU, whose devices share
+        a memory, all copies together.
       uniform: whether clients weigh the same, not by their examples (changes results, too).
       participation: how cohorts are drawn, see `sample_cohort` (changes results, too).
       validation: see `LocalPlan` (changes results, too).
@@ -138,7 +139,12 @@ class Engine:
                 "another one counts, which the privacy guarantee does not cover: set "
                 "over_selection = 1 and deadline = 0; failure_rate may stay"
             )
-        self.devices = devices_lib.by_process(available[: options.devices or len(available)])
+        wanted = options.devices or len(available)
+        if not options.devices and jax.process_count() == 1:
+            wanted = devices_lib.enough(
+                len(available), options.availability.selected(recipe.clients)
+            )
+        self.devices = devices_lib.by_process(available[:wanted])
         self._own = devices_lib.own_positions(self.devices)
         self.task, self.method, self.recipe = task, method, recipe
         self.options, self.seed = options, seed

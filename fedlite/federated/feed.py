@@ -144,6 +144,8 @@ class StreamedFeed:
 def make_feed(split: Split, devices: Sequence[jax.Device], resident_bytes: int):
     """Keeps a split of at most `resident_bytes` on the devices, streams a larger one."""
     size = sum(array.nbytes for array in split.arrays.values())
+    if devices[0].platform == "cpu":
+        size *= len(devices_lib.own_positions(devices))
     return (ResidentFeed if size <= resident_bytes else StreamedFeed)(split, devices)
 
 

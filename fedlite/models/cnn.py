@@ -61,8 +61,7 @@ class EmnistCnn(nn.Module):
         """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
         layers.check_images(x, "emnist_cnn", smallest=6)
         x = nn.relu(_conv(self, "conv1", 3, "VALID")(x))
-        x = nn.relu(_conv(self, "conv2", 3, "VALID")(x))
-        x = convolution.max_pool(x)
+        x = nn.relu(convolution.max_pool(_conv(self, "conv2", 3, "VALID")(x)))
         x = layers.Dropout(0.25 * self.dropout)(x, train=train)
         return _head(self, x, 0.5 * self.dropout, train)
 
@@ -80,7 +79,7 @@ class EmnistFedAvgCnn(nn.Module):
         """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
         layers.check_images(x, "emnist_fedavg_cnn", smallest=4)
         for width in ("conv1", "conv2"):
-            x = convolution.max_pool(nn.relu(_conv(self, width, 5, "SAME")(x)))
+            x = nn.relu(convolution.max_pool(_conv(self, width, 5, "SAME")(x)))
         return _head(self, x, 0.0, train)
 
 

@@ -261,7 +261,8 @@ def _winograd_backward(residuals, dy):
     u, v = residuals
     dm = _transform(_OUTPUT_TRANSFORM.T, _tiles(dy, 4))
     dx = _untiles(_transform(_INPUT_TRANSFORM.T, jnp.einsum("kntsd,kcd->kntsc", dm, u)), 6)
-    du = jnp.einsum("kntsc,kntsd->kcd", v, dm)
+    # Over three axes at once XLA would first copy both into another order.
+    du = jnp.einsum("kmc,kmd->kcd", *(a.reshape(len(a), -1, a.shape[-1]) for a in (v, dm)))
     return dx, _transform(_KERNEL_TRANSFORM.T, du).reshape(3, 3, *du.shape[1:])
 
 

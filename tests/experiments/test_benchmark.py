@@ -30,6 +30,7 @@ def test_measures_a_tiny_case(optimized):
         "command": "python -m experiments.benchmark",
         "code": "commit 0",
         "machine": "m",
+        "devices": 1,
         "examples": 4,
         "repeats": 1,
         "matrix_size": 2048,

@@ -7,7 +7,7 @@ from configs import common
 from experiments.build import build
 from fedlite.errors import UserError
 from fedlite.models import backbone
-from tests.experiments import tiny
+from tests.experiments import cli, tiny
 
 
 def _films(**changes):
@@ -62,3 +62,18 @@ def test_parameters_of_a_backbone_are_taken_and_the_rest_is_fresh(tmp_path):
     config.backbone.digest = "0" * 64
     with pytest.raises(UserError, match="has the digest"):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"NPROC": "3"}, 3),
+        ({"NPROC": "3", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, 2),
+        ({"NPROC": "3", "JAX_NUM_CPU_DEVICES": "4"}, 4),
+    ],
+)
+def test_a_cpu_is_as_many_devices_as_cores(environment, expected):
+    code = "import jax; from experiments.binary import use_all_cores as use; use(); use()"
+    show = "; print(jax.device_count()); use()"
+    outcome = cli.finish(cli.start(program=("-c", code + show), **environment))
+    assert (outcome.code, outcome.stdout) == (0, f"{expected}\n"), outcome.stderr

@@ -107,3 +107,21 @@ def test_rerun_of_a_finished_run(finished):
     assert outcome.code == 0
     assert (finished / "summary.json").read_text() == summary
     assert not {"jit(run_rounds)", "jit(_score)"} & set(outcome.compiled)
+
+
+def test_kill_on_two_devices(tmp_path):
+    """Nothing depends on which device is done first."""
+    alone, workdir = tmp_path / "alone", tmp_path / "run"
+    arguments = f"--config={cli.TINY}:12", "--config.devices=0"
+    two = {"NPROC": "2"}
+
+    def start(path, program=("-m", "experiments.train")):
+        return cli.start(*arguments, f"--workdir={path}", program=program, **two)
+
+    hook = STOP.format(round=7, signal="SIGKILL")
+    # Side by side, as each waits for its own compilation.
+    processes = start(alone), start(workdir, ("-c", HOOKED.format(hook=hook)))
+    assert [cli.finish(process).code for process in processes] == [0, -9]
+    assert 7 <= _rounds(workdir) < 12
+    assert cli.finish(start(workdir)).code == 0
+    cli.assert_same_run(workdir, alone)

@@ -99,6 +99,17 @@ def test_what_was_prefetched_is_what_is_fetched():
         assert np.array_equal(fed.arrays["x"], expected.arrays["x"])
 
 
+def test_copies_on_a_cpu_share_its_memory(monkeypatch):
+    split = make_split([3, 1])
+    for count, limit, expected in (
+        (1, 16, feed.ResidentFeed),
+        (2, 32, feed.ResidentFeed),
+        (2, 31, feed.StreamedFeed),
+    ):
+        monkeypatch.setattr(feed.devices_lib, "replicate", lambda tree, devices: tree)
+        assert isinstance(feed.make_feed(split, jax.devices()[:1] * count, limit), expected)
+
+
 def found_by(fed):
     """Round by round, each client's examples."""
     x = np.asarray(fed.arrays["x"])

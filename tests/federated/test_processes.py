@@ -136,6 +136,16 @@ def test_devices_of_a_process_are_beside_each_other():
         devices.by_process(listed[:-1])
 
 
+@given(st.integers(1, 64), st.integers(1, 200))
+def test_no_device_more_than_shortens_a_round(available, clients):
+    def longest(count):
+        return -(-clients // count)
+
+    count = devices.enough(available, clients)
+    assert longest(count) == longest(available)
+    assert count == 1 or longest(count - 1) > longest(count)
+
+
 def test_work_is_divided_not_the_number_of_clients():
     # Steps 9, 8 | 7, 3 | 2, 1 as lay_out has them: 18 and 12 in all.
     sizes = np.array([2, 7, 9, 1, 8, 3])
