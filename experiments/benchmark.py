@@ -245,7 +245,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"`{report['command']}`, {report['code']}.",
         "",
-        f"Machine: {report['machine']}; {report['devices']} JAX devices; matrix products at "
+        f"Machine: {report['machine']}; JAX devices: {report['devices']}; matrix products at "
         f"{report['matrix_rate'] / 1e9:,.0f} GFLOP/s (float32, "
         f"{report['matrix_size']:,} rows).",
         "",

@@ -7,7 +7,7 @@ import argparse
 import importlib.metadata
 import json
 
-from experiments import benchmark
+from experiments import benchmark, binary
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--clients", type=int, default=10)
@@ -15,6 +15,7 @@ parser.add_argument("--seconds", type=float, default=5.0)
 parser.add_argument("--turns", type=int, default=1)
 arguments = parser.parse_args()
 
+binary.use_all_cores()
 case = benchmark.Case("full", "map", "auto", arguments.clients)
 runner = benchmark.Runner(case, benchmark.make_split(arguments.clients, 100))
 for _ in range(arguments.turns):
