@@ -24,6 +24,8 @@ if _OWNER:
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_disable_hlo_passes={_SLOW_PASSES}".strip()
+# One device, whichever test starts JAX, and a core for each worker of pytest-xdist.
+os.environ.setdefault("NPROC", "1")
 os.environ["FEDLITE_CACHE"] = os.environ["FEDLITE_TEST_CACHE"]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["FEDLITE_CACHE"], "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
