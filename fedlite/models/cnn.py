@@ -61,6 +61,7 @@ class EmnistCnn(nn.Module):
         """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
         layers.check_images(x, "emnist_cnn", smallest=6)
         x = nn.relu(_conv(self, "conv1", 3, "VALID")(x))
+        # ReLU of the maximum is the maximum of ReLUs, bit for bit, over a quarter of the values.
         x = nn.relu(convolution.max_pool(_conv(self, "conv2", 3, "VALID")(x)))
         x = layers.Dropout(0.25 * self.dropout)(x, train=train)
         return _head(self, x, 0.5 * self.dropout, train)
