@@ -16,6 +16,7 @@ import sys
 
 import pytest
 from absl import flags
+from matplotlib import pyplot
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -330,6 +331,42 @@ def test_curves_by_hand(small_table, tmp_path):
     figure.draw(table.figure, [first, second], "T", tmp_path / "figure")
     assert (tmp_path / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "figure.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draws curves; returns the axes, and the width of the PNG in pixels."""
+    canvases = []
+    monkeypatch.setattr(pyplot, "close", canvases.append)
+
+    def draw(label, megabytes):
+        curve = results.Curve(label, megabytes, [1.0, 2.0], [0.0, 0.0])
+        figure.draw(Figure(), [curve], "T", tmp_path / "figure")
+        # Big-endian behind the signature and the name of the first chunk.
+        width = int.from_bytes((tmp_path / "figure.png").read_bytes()[16:20], "big")
+        return canvases[-1].axes[0], width
+
+    yield draw
+    monkeypatch.undo()
+    for canvas in canvases:
+        pyplot.close(canvas)
+
+
+def test_long_labels_widen_the_figure_and_leave_the_axes(drawn):
+    (axes, short), (same, long) = (drawn(n * "A row of words ", [30.0, 60.0]) for n in (1, 6))
+    assert long > short + 500
+    width = axes.get_window_extent().width
+    assert width == same.get_window_extent().width > 0.7 * axes.figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    "last,labels", [(900.0, [50, 100, 200, 500, 1000]), (9000.0, [100, 1000, 10000]), (60.0, None)]
+)
+def test_a_short_axis_has_more_than_one_number(drawn, last, labels):
+    axes, _ = drawn("A", [40.0, last])
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert shown == labels if labels else 3 <= len(shown) <= 10
 
 
 def test_last_lines_survive_a_cut(tmp_path):

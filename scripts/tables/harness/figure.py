@@ -1,5 +1,6 @@
 """Draws a metric against the megabytes that were moved, a line a row with a band over seeds."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -34,7 +35,7 @@ def draw(figure: Figure, curves: Sequence[Curve], title: str, stem: pathlib.Path
         "pdf.fonttype": 42,
     }
     with pyplot.rc_context(settings):
-        canvas, axes = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
+        canvas, axes = pyplot.subplots(figsize=(5.5, 4))
         for i, curve in enumerate(curves):
             color = _COLORS[i % len(_COLORS)]
             style = _STYLES[i // len(_COLORS) % len(_STYLES)]
@@ -52,16 +53,26 @@ def draw(figure: Figure, curves: Sequence[Curve], title: str, stem: pathlib.Path
                 label=curve.label,
             )
         axes.set_xscale("log")
+        # Powers of ten alone would leave a short axis with one number.
+        steps = (1, 2, 5) if _decades(curves) < 2 else (1,)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=steps))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.set_xlabel("Moved by all clients, both ways (MB, log scale)")
         axes.set_ylabel(figure.label)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
-        canvas.suptitle(title, x=0.01, ha="left", fontsize=12)
+        axes.set_title(title, loc="left", fontsize=12)
         if curves:
-            canvas.legend(loc="outside right center")
-        # No date or version in the files, so that equal numbers give equal files.
-        canvas.savefig(f"{stem}.png", dpi=150, metadata={"Software": None})
-        canvas.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+            axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+        # The page is as wide as the labels need, and the axes stay as they are. No date or version
+        # in the files, so that equal numbers give equal files.
+        canvas.savefig(f"{stem}.png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        canvas.savefig(f"{stem}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
         pyplot.close(canvas)
+
+
+def _decades(curves: Sequence[Curve]) -> float:
+    """Powers of ten that the curves span."""
+    moved = [value for curve in curves for value in curve.megabytes if value > 0]
+    return math.log10(max(moved) / min(moved)) if moved else 0.0
