@@ -127,20 +127,22 @@ def adaptive_counts(
     """Kept groups where one threshold on score / mean score of the name parts all groups.
 
     Args:
-      scores: at least 0, [groups] by name.
+      scores: at least 0, or -inf for a group that is gone for good, [groups] by name.
       least: groups that a name keeps whatever the threshold.
       size, target: as of `uniform_counts`.
 
     Raises:
       UserError: the target is too small.
     """
-    # A group that is gone for good has the score -inf.
+    # A group that is gone for good has the score -inf, and is not kept where there is room either.
+    alive = {n: int(np.sum(np.asarray(s) > -np.inf)) for n, s in scores.items()}
     scores = {n: np.maximum(np.asarray(s, np.float64), 0) for n, s in scores.items()}
     relative = {n: s / max(float(np.mean(s)), 1e-30) for n, s in scores.items()}
     top = max(float(np.max(s)) for s in relative.values())
 
     def counts(threshold: float) -> dict[str, int]:
-        return {n: max(least[n], int(np.sum(s > threshold))) for n, s in relative.items()}
+        above = {n: int(np.sum(s > threshold)) for n, s in relative.items()}
+        return {n: min(alive[n], max(least[n], above[n])) for n in above}
 
     # From below 0, so that groups without any score are kept where there is room.
     return solve(counts, size, target, (-1.0, top))

@@ -215,6 +215,25 @@ def test_pruned_units_come_back_where_they_are_kept(pruned):
         state = masked.revise(state, None, small, {}, REPORT)
 
 
+def test_what_is_zeroed_stays_pruned_though_the_shares_of_the_widths_change(task, params):
+    """Adaptive: a width whose scores rise takes room from another, but no unit that is gone."""
+    phases = {"refine_every": 1, "refine_until": 6, "pruned": "zero"}
+    method = _method(task, sparsity=0.5, allocation="adaptive", **phases)
+    state = method.init(jax.random.key(0), server_view(params))
+    before = {width: set(range(n)) for width, n in method.groups.totals.items()}
+    for number in range(6):
+        masked, _ = method.at(number, state, RECIPE)
+        kept = {w: set(np.asarray(k.indices).tolist()) for w, k in masked.kept(state).items()}
+        assert all(kept[width] <= before[width] for width in kept)
+        # Every round other units, and another layer, are the largest.
+        keys = jax.random.split(jax.random.key(number), len(params))
+        drawn = {
+            path: value * jnp.exp(2 * jax.random.normal(key, value.shape[-1:]))
+            for key, (path, value) in zip(keys, params.items())
+        }
+        before, state = kept, masked.revise(state, None, drawn, {}, REPORT)
+
+
 @pytest.fixture(scope="module")
 def run(task, params):
     """A full round, a mask for 1 and 2, a refined one for 3 and 4: engine, servers, results."""
