@@ -246,21 +246,26 @@ def _export(run, params, how: Mapping[str, Any], evaluator):
     from fedlite.models import export
 
     experiment, config = run.experiment, run.experiment.config
-    x = experiment.dataset.splits["test"].arrays["x"]
+    dataset = experiment.dataset
+    x = dataset.splits["test"].arrays["x"]
+    # What turns text or audio into inputs, and outputs into text.
+    tokens = {"vocabulary": list(dataset.vocabulary), "separator": dataset.separator}
+    audio = {"sample_rate": dataset.sample_rate} if dataset.sample_rate else {}
     metrics = evaluator(params)
     metric = experiment.task.metric.name
     export.save(
         _EXPORT.value,
         params,
         name=experiment.names["model"],
-        num_classes=experiment.dataset.num_classes,
+        num_classes=dataset.num_classes,
         options={key: value for key, value in config["model"].items() if key != "name"},
         widths=experiment.task.axes.widths({path: v.shape for path, v in params.items()}),
         adapter=config["adapters"],
         facts={
             "cut": dict(how),
             # Images of uint8 are divided by 255 first; see `inputs` of the task in `fedlite.tasks`.
-            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype), **config["task"]},
+            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype), **audio, **config["task"]},
+            **({"tokens": tokens} if dataset.vocabulary else {}),
             "dataset": experiment.names["dataset"],
             "method": experiment.names["method"],
             "round": run.round,

@@ -110,6 +110,9 @@ class FederatedDataset:
       ignored_tokens: ids that a language task leaves out of accuracy (padding, out of
         vocabulary, end of sentence); id 0 is always padding and carries no loss.
       separator: joins the tokens of a transcript: "" for characters, " " for words.
+      unusable: by split, how many examples of the source are left out of it (corrupt, silent, too
+        long ...); a split of which none is may be missing.
+      sample_rate: of the audio that the features are of, in Hz; 0 where there is none.
     """
 
     name: str
@@ -119,3 +122,5 @@ class FederatedDataset:
     vocabulary: tuple[str, ...] = ()
     ignored_tokens: tuple[int, ...] = ()
     separator: str = ""
+    unusable: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sample_rate: int = 0

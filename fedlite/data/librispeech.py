@@ -150,6 +150,12 @@ def librispeech(
         kind="speech",
         vocabulary=CHARACTERS,
         separator="",
+        unusable={
+            part: files.total(dropped)
+            for part, dropped in entry.facts["dropped"].items()
+            if dropped
+        },
+        sample_rate=files.RATE,
     )
 
 

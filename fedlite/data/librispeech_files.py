@@ -48,6 +48,11 @@ def describe(facts: Sequence[tuple[str, int, str]]) -> str:
     return ", ".join(f"{count} with {why} (first: {path})" for why, count, path in facts)
 
 
+def total(facts: Sequence[tuple[str, int, str]]) -> int:
+    """How many files the facts of `Dropped` count."""
+    return sum(count for _, count, _ in facts)
+
+
 def chapters(root: pathlib.Path, named: str) -> list[pathlib.Path]:
     """The chapters' folders of subsets, by the numbers of speaker and chapter.
 

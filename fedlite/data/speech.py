@@ -118,12 +118,14 @@ def speech(
     }
     bounds = np.cumsum([0, test_speakers, validation_speakers, speakers])
     names, owners = corpus.facts["speakers"], corpus.arrays["speaker"][kept]
-    splits = {}
+    splits, unusable = {}, {}
     for part, first, last in zip(("test", "validation", "train"), bounds, bounds[1:]):
         if last > first:
             splits[part] = _split(arrays, owners, names, first, last)
             if not splits[part].num_examples:
                 raise UserError(f"max_frames {max_frames} leaves nothing of {part}: raise it")
+            if left_out := int(last - first) * utterances - splits[part].num_examples:
+                unusable[part] = left_out
     return FederatedDataset(
         name="speech",
         splits={part: splits[part] for part in ("train", "validation", "test") if part in splits},
@@ -131,6 +133,8 @@ def speech(
         kind="speech",
         vocabulary=tokens,
         separator=separator,
+        unusable=unusable,
+        sample_rate=synthesis.RATE,
     )
 
 

@@ -354,6 +354,7 @@ class _Run:
             "padded_step_share": 1 - self.steps["real"] / max(self.steps["padded"], 1),
             "normalization": _normalization(experiment.task.model, method, host),
             "left_out_examples": experiment.task.left_out(experiment.dataset.splits["train"]),
+            "unusable_examples": dict(experiment.dataset.unusable),
             "peak_host_memory_bytes": self.peak_memory,
             "privacy": experiment.method.privacy(self.round),
             **personalized,

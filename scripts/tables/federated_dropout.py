@@ -7,10 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from flax.core import FrozenDict
-
-from fedlite.models.rate_presets import KINDS, rate_presets
-from fedlite.models.units import UnitAxes, UnitAxis
+from fedlite.models.rate_presets import KINDS
 from scripts.tables.harness.spec import (
     ACCURACY,
     BACKBONES,
@@ -160,19 +157,16 @@ def _uniform(speech: Speech) -> tuple[Row, ...]:
 
 def _per_layer(speech: Speech, rate: float = 0.5) -> tuple[Row, ...]:
     """Rates that rise or fall with depth, all of one client size."""
-    # A unit of any feed-forward module is a column with its bias and a row: all of one size.
     blocks = range(1, speech.blocks + 1)
     widths = [f"block{block}/ffn{half}" for block in blocks for half in (1, 2)]
-    axes = UnitAxes(FrozenDict({width: (UnitAxis(width, 1), None) for width in widths}))
-    shapes = dict.fromkeys(widths, (speech.ffn, 2 * speech.d_model + 1))
-    importance = dict(zip(widths, speech.importance))
+    importance = {"federated_dropout.importance": tuple(zip(widths, speech.importance))}
     # "ambient" needs importances, which are measured on a trained model.
-    kinds = [kind for kind in KINDS if kind != "ambient" or importance]
+    kinds = [kind for kind in KINDS if kind != "ambient" or speech.importance]
     rows = [Row("FedAvg", speech.config("fedavg"))]
     for kind in kinds:
-        chosen = rate_presets(kind, axes, shapes, widths, rate, importance=importance)
-        rates = {"federated_dropout.rates": chosen}
-        rows.append(Row(kind.capitalize(), speech.config("federated_dropout"), rates))
+        more = importance if kind == "ambient" else {}
+        chosen = {**_rates(rate), "federated_dropout.preset": kind, **more}
+        rows.append(Row(kind.capitalize(), speech.config("federated_dropout"), chosen))
     return tuple(rows)
 
 

@@ -202,9 +202,10 @@ def test_what_cannot_be_used_is_left_out_and_counted(own, tmp_path, caplog):
     ):
         assert f"{count} with {fault} (first: {first})" in line
     assert line.count("first: ") == 8
+    assert loaded.unusable == {"train": 10}
     # It is said again when the cache is believed.
     caplog.clear()
-    load(own, tmp_path, max_seconds=0.5)
+    assert load(own, tmp_path, max_seconds=0.5).unusable == {"train": 10}
     assert line in caplog.text
 
 

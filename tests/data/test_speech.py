@@ -306,6 +306,8 @@ def test_longer_utterances_are_left_out_and_counted(digits, directory, caplog):
         np.testing.assert_array_equal(arrays["x"], split.arrays["x"][kept][:, :most])
         assert spoken(short, part) == list(np.array(spoken(digits, part))[kept])
         assert short.splits[part].sizes.sum() == kept.sum()
+        assert short.unusable.get(part, 0) == (~kept).sum()
+    assert sum(short.unusable.values()) == longer and not digits.unusable
     with pytest.raises(UserError, match="max_frames 2 leaves nothing of"):
         data.load("speech", **SIZES, max_frames=2, cache_dir=directory)
 

@@ -47,6 +47,7 @@ def test_summary_has_these_keys(summary):
         "clients_per_second",
         "padded_step_share",
         "left_out_examples",
+        "unusable_examples",
         "normalization",
         "peak_host_memory_bytes",
         "privacy",
@@ -81,6 +82,7 @@ def test_summary_has_these_types(summary):
     assert type(summary["client"]["peak_memory_bytes"]) is int
     # No process with JAX has less, and no machine for tests more.
     assert (summary["left_out_examples"], summary["normalization"]) == (0, "none")
+    assert summary["unusable_examples"] == {}
     assert type(summary["peak_host_memory_bytes"]) is int
     assert 2**26 < summary["peak_host_memory_bytes"] < 2**40
     assert 0 < summary["clients_per_second"]

@@ -2,17 +2,22 @@
 
 import json
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from experiments import evaluate_submodels, restore
+from fedlite import models
+from fedlite.data.federated import FederatedDataset, Split
 from fedlite.models import export, units
 from fedlite.tasks import Evaluation, Speech
 from tests import toy
 from tests.experiments import cli
+from tests.models import test_conformer
 
 
 def _run(monkeypatch, *arguments):
@@ -126,6 +131,41 @@ def test_a_run_is_evaluated_and_a_sub_model_exported(finished, tmp_path, monkeyp
     assert config["input"]["shape"] == list(images.shape[1:])
     shapes = units.param_shapes(model, jax.ShapeDtypeStruct(x.shape, x.dtype))
     assert shapes == {path: value.shape for path, value in cut.items()}
+
+
+def test_a_conformer_is_exported_with_what_makes_audio_text(tmp_path):
+    """Feed-forward units, heads and channels are cut; no server, data set or task is needed."""
+    vocabulary = ("", "a", "b", " ")
+    model = models.build("conformer", num_classes=len(vocabulary), **test_conformer.TINY)
+    x, frames = test_conformer.utterances(20), test_conformer.FRAMES
+    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    axes = units.unit_axes(model, example)
+    task = Speech(model, axes, vocabulary=vocabulary, separator="")
+    params = units.init_params(model, jax.random.key(0), example)
+    chosen = evaluate_submodels.choose("random", axes, params, dict(model.widths), 0.4, 0)
+    cut = evaluate_submodels.sub_model(axes, params, chosen, rescale=True)
+    split = Split({"x": x}, np.array([0, 3]), ("speaker",))
+    dataset = FederatedDataset(
+        "speech", {"test": split}, len(vocabulary), "speech", vocabulary, sample_rate=8000
+    )
+    names = {"model": "conformer", "dataset": "speech", "method": "federated_dropout"}
+    config = {"model": {"name": "conformer", **test_conformer.TINY}, "adapters": {}, "task": {}}
+    experiment = types.SimpleNamespace(config=config, dataset=dataset, names=names, task=task)
+    run = types.SimpleNamespace(experiment=experiment, round=3)
+    with flagsaver.flagsaver(export=str(tmp_path / "model")):
+        evaluate_submodels._export(run, cut, {"kind": "random"}, lambda _: {"wer": 0.25})
+
+    loaded, tree = export.load(tmp_path / "model")
+    sizes = {width: len(kept) for width, kept in chosen.items()}
+    assert dict(loaded.widths) == sizes and all(sizes[w] < n for w, n in model.widths.items())
+    found = jax.jit(lambda p: loaded.apply({"params": p}, x, frames=frames))(tree)
+    small = model.clone(widths=loaded.widths)
+    expected = jax.jit(lambda p: units.apply(small, p, x, frames=frames))(cut)
+    toy.assert_same_bits(found, expected)
+    facts = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert facts["tokens"] == {"vocabulary": list(vocabulary), "separator": ""}
+    assert facts["input"]["sample_rate"] == 8000 and facts["input"]["shape"] == [20, 7]
+    assert facts["wer"] == 0.25
 
 
 def test_a_pruned_run_is_scored_as_the_model_that_it_deploys(tmp_path, monkeypatch):

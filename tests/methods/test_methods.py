@@ -206,6 +206,11 @@ def test_refusals(task):
         ({"rates": (("conv1", 0.5),)}, "matches the whole of no name"),
         ({"per": "year"}, "client or round"),
         ({"aggregation": "median"}, "count, zero"),
+        ({"preset": "sideways"}, "no rate preset 'sideways'"),
+        ({"preset": "ascending", "rates": (("dense1", 0.5), (".*", 0.2))}, "shares one rate"),
+        ({"preset": "ascending", "rates": ((".*", 0.0),)}, "shares one rate"),
+        ({"preset": "ambient"}, "needs the importance"),
+        ({"importance": (("conv1", 1.0),)}, "matches the whole of no name"),
     ]:
         with pytest.raises(UserError, match=match):
             toy.make_method(task, "federated_dropout", federated_dropout=options)

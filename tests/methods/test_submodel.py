@@ -63,7 +63,7 @@ def test_put_inverts_take_on_the_kept_units(units, size, seed):
 
 
 def test_select_takes_rows_and_columns_of_the_same_units():
-    method = FederatedDropout(AXES, rates=(("h", 0.5),))
+    method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),))
     view, (_, kept) = method.select((), (), _keys(), server_view(PARAMS))
     indices = np.asarray(kept["h"].indices)
     assert len(indices) == 2 and (np.diff(indices) > 0).all()
@@ -75,7 +75,7 @@ def test_select_takes_rows_and_columns_of_the_same_units():
 
 @pytest.mark.parametrize("aggregation", ["count", "zero"])
 def test_deselect_claims(aggregation):
-    method = FederatedDropout(AXES, rates=(("h", 0.5),), aggregation=aggregation)
+    method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),), aggregation=aggregation)
     view, context = method.select((), (), _keys(), server_view(PARAMS))
     parts = {path: Part(jnp.ones_like(part.value)) for path, part in view.trained.items()}
     update, _ = method.deselect(context, Update(parts, jnp.float32(5)), REPORT)
@@ -91,8 +91,8 @@ def test_deselect_claims(aggregation):
 
 
 def test_rescaling_multiplies_what_reads_the_width():
-    method = FederatedDropout(AXES, rates=(("h", 0.5),), rescale=True)
-    plain = FederatedDropout(AXES, rates=(("h", 0.5),))
+    method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),), rescale=True)
+    plain = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),))
     view, context = method.select((), (), _keys(), server_view(PARAMS))
     other, _ = plain.select((), (), _keys(), server_view(PARAMS))
     for path, factor in {"in/kernel": 1, "in/bias": 1, "out/kernel": 2, "out/bias": 1}.items():
@@ -105,7 +105,7 @@ def test_rescaling_multiplies_what_reads_the_width():
 
 
 def test_read_parts_and_tagged_parts_are_cut_alike():
-    method = FederatedDropout(AXES, rates=(("h", 0.5),))
+    method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),))
     view = server_view(PARAMS)
     tagged = {"mask:out/kernel": Part(PARAMS["out/kernel"] > 3)}
     view = View(
@@ -122,7 +122,7 @@ def test_read_parts_and_tagged_parts_are_cut_alike():
 
 def test_clients_draw_for_themselves_or_the_round_for_all():
     def drawn(per, client):
-        method = FederatedDropout(AXES, rates=(("h", 0.5),), per=per)
+        method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),), per=per)
         keys = Keys(jax.random.key(0), jax.random.key(client))
         return tuple(np.asarray(method.units((), keys, {"h": 40})["h"]))
 
@@ -131,13 +131,28 @@ def test_clients_draw_for_themselves_or_the_round_for_all():
 
 
 def test_every_unit_is_drawn_as_often():
-    method = FederatedDropout(AXES, rates=(("h", 0.5),))
+    method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),))
 
     def draw(key):
         return jnp.zeros(4).at[method.units((), Keys(key, key), {"h": 4})["h"]].set(1)
 
     counts = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)).mean(0)
     np.testing.assert_allclose(counts, 0.5, atol=4 * 0.5 / 4000**0.5)
+
+
+@pytest.mark.parametrize("kind", ["ascending", "descending", "ambient"])
+def test_a_preset_shares_one_rate_in_order_of_depth(kind):
+    """By numbers within names, and only among the widths that are dropped."""
+    names = ["block1/f", "block2/f", "block10/f", "block10/g"]
+    axes = UnitAxes(FrozenDict({name: (None, UnitAxis(name, 1)) for name in names}))
+    shapes = FrozenDict(dict.fromkeys(names, (5, 20)))
+    important = ((r"block1/.*", 1.0), (r"block2/.*", 0.5), (r"block10/.*", 0.0))
+    options = {"rates": ((r"block\d+/f", 0.5),), "preset": kind, "importance": important}
+    method = FederatedDropout(axes, shapes, **options)
+    units = method.units((), Keys(jax.random.key(0), jax.random.key(1)), dict.fromkeys(names, 20))
+    kept = [len(units[name]) for name in names]
+    assert sum(kept[:3]) == 30 and kept[3] == 20
+    assert kept[:3] == sorted(kept[:3], reverse=kind != "descending") and kept[0] != kept[1]
 
 
 def test_kept_units():

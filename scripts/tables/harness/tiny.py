@@ -53,17 +53,21 @@ def overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
         **{f"dataset.{key}": value for key, value in _DATASET.items() if key in config.dataset},
         **{f"model.{key}": value for key, value in sizes.items() if value is not None},
         "task.buckets": (),
-        **_rates(config, sizes),
+        **_rules(config, sizes),
     }
 
 
-def _rates(config: ml_collections.ConfigDict, sizes) -> dict[str, Any]:
-    """Rates of federated dropout without those of blocks that are gone, where some are."""
-    rates = config.get("federated_dropout", {}).get("rates", ())
+def _rules(config: ml_collections.ConfigDict, sizes) -> dict[str, Any]:
+    """Rules of federated dropout without those of blocks that are gone, where some are."""
     gone = [f"block{i}/" for i in range(1, config.model.get("blocks", 0) + 1)]
     gone = tuple(gone[sizes.get("blocks") or len(gone) :])
-    left = tuple(rule for rule in rates if not rule[0].startswith(gone))
-    return {"federated_dropout.rates": left} if len(left) < len(rates) else {}
+    found = {}
+    for option in ("rates", "importance"):
+        rules = config.get("federated_dropout", {}).get(option, ())
+        left = tuple(rule for rule in rules if not rule[0].startswith(gone))
+        if len(left) < len(rules):
+            found[f"federated_dropout.{option}"] = left
+    return found
 
 
 def _divided(value, least: int):
