@@ -70,7 +70,11 @@ class FederatedDropout(SubModel):
 
     @functools.cached_property
     def rates_by_layer(self) -> tuple[tuple[str, float], ...]:
-        """`rates` after the preset: pairs (pattern, rate)."""
+        """`rates` after the preset: pairs (pattern, rate).
+
+        Raises:
+          UserError: the widths that are dropped have several rates, or `rate_presets` refuses.
+        """
         if self.preset == "uniform":
             return self.rates
         rates = {name: first_match(self.rates, name, 0.0) for name in width_names(self.axes)}
