@@ -10,16 +10,17 @@ import jax
 from flax.core import FrozenDict
 
 from fedlite.errors import UserError
-from fedlite.models import convolution, layers
+from fedlite.models import layers
 
 _INIT = nn.initializers.glorot_uniform()
 
 
-def _conv(model: nn.Module, width: str, size: int, padding: str) -> layers.Conv:
+def _conv(model: nn.Module, width: str, size: int, padding: str, pool: int = 1) -> layers.Conv:
     return layers.Conv(
         model.widths[width],
         (size, size),
         padding=padding,
+        pool=pool,
         implementation=model.convolution,
         dtype=model.dtype,
         name=width,
@@ -62,7 +63,7 @@ class EmnistCnn(nn.Module):
         layers.check_images(x, "emnist_cnn", smallest=6)
         x = nn.relu(_conv(self, "conv1", 3, "VALID")(x))
         # ReLU of the maximum is the maximum of ReLUs, bit for bit, over a quarter of the values.
-        x = nn.relu(convolution.max_pool(_conv(self, "conv2", 3, "VALID")(x)))
+        x = nn.relu(_conv(self, "conv2", 3, "VALID", pool=2)(x))
         x = layers.Dropout(0.25 * self.dropout)(x, train=train)
         return _head(self, x, 0.5 * self.dropout, train)
 
@@ -80,7 +81,7 @@ class EmnistFedAvgCnn(nn.Module):
         """Maps images [batch, h, w, c] to float32 logits [batch, num_classes]."""
         layers.check_images(x, "emnist_fedavg_cnn", smallest=4)
         for width in ("conv1", "conv2"):
-            x = nn.relu(convolution.max_pool(_conv(self, width, 5, "SAME")(x)))
+            x = nn.relu(_conv(self, width, 5, "SAME", pool=2)(x))
         return _head(self, x, 0.0, train)
 
 

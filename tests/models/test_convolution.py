@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from jax import lax
 
 from fedlite.errors import UserError
-from fedlite.models import convolution
-from fedlite.models.convolution import IMPLEMENTATIONS, conv2d, max_pool, max_pool_general
+from fedlite.models import layers, winograd
+from fedlite.models.convolution import (
+    IMPLEMENTATIONS,
+    conv2d,
+    conv2d_max_pool,
+    max_pool,
+    max_pool_general,
+)
 
 OTHERS = [name for name in IMPLEMENTATIONS if name != "xla"]
 
@@ -94,11 +100,17 @@ def test_winograd_is_exact_to_rounding_at_the_size_it_is_for(padding):
         assert np.abs(np.asarray(a) - exact).max() < 1e-4 * exact.std()
 
 
-def test_winograd_runs_where_it_applies_and_only_there():
-    def is_winograd(x_shape, kernel_shape, dtype=jnp.float32, **kwargs):
+def test_winograd_runs_where_it_applies_and_only_there(monkeypatch):
+    calls = []
+    for name in ("conv", "conv_max_pool"):
+        original = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *a, f=original: calls.append(f) or f(*a))
+
+    def is_winograd(x_shape, kernel_shape, dtype=jnp.float32, conv=conv2d, **kwargs):
+        calls.clear()
         x, kernel = jnp.zeros(x_shape, dtype), jnp.zeros(kernel_shape, dtype)
-        conv = functools.partial(conv2d, implementation="winograd", **kwargs)
-        return "_winograd" in str(jax.make_jaxpr(conv)(x, kernel))
+        conv(x, kernel, implementation="winograd", **kwargs)
+        return [call.__name__ for call in calls]
 
     assert is_winograd((1, 8, 8, 8), (3, 3, 8, 8))
     assert not is_winograd((1, 8, 8, 8), (5, 5, 8, 8))
@@ -106,6 +118,9 @@ def test_winograd_runs_where_it_applies_and_only_there():
     assert not is_winograd((1, 4, 4, 8), (3, 3, 8, 8), padding="SAME")
     assert not is_winograd((1, 8, 8, 8), (3, 3, 8, 8), strides=(2, 2))
     assert not is_winograd((1, 8, 8, 8), (3, 3, 8, 8), dtype=jnp.bfloat16)
+    pooled = functools.partial(is_winograd, (1, 8, 8, 8), (3, 3, 8, 8), conv=conv2d_max_pool)
+    assert pooled() == ["conv_max_pool"] and pooled(window=3) == ["conv"]
+    assert not pooled(dtype=jnp.bfloat16)
 
 
 @pytest.mark.parametrize("backend, name", [("cpu", "winograd"), ("gpu", "patches"), ("tpu", "xla")])
@@ -148,9 +163,9 @@ def test_per_client_kernels_under_vmap_inside_scan(implementation, channels):
 @pytest.mark.parametrize("size", [4, 6])
 def test_untiles_is_the_transpose_of_tiles(size):
     shape = (2, 8, 12, 3)
-    tiles, pull = jax.vjp(lambda x: convolution._tiles(x, size), _normal(shape))
+    tiles, pull = jax.vjp(lambda x: winograd.tiles(x, size), _normal(shape))
     dy = _normal(tiles.shape, seed=1)
-    np.testing.assert_allclose(convolution._untiles(dy, size), pull(dy)[0], atol=1e-6)
+    np.testing.assert_allclose(winograd.untiles(dy, size), pull(dy)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -165,11 +180,13 @@ def test_bad_input_is_named():
     x, kernel = jnp.zeros((1, 4, 2, 1)), jnp.zeros((3, 3, 1, 1))
     with pytest.raises(UserError, match=r"'fft'.*winograd"):
         conv2d(x, kernel, implementation="fft")
-    with pytest.raises(UserError, match=r"'same'.*'SAME'"):
-        conv2d(x, kernel, padding="same")
+    for conv in (conv2d, conv2d_max_pool):
+        with pytest.raises(UserError, match=r"'same'.*'SAME'"):
+            conv(x, kernel, padding="same")
     for name in IMPLEMENTATIONS:
-        with pytest.raises(UserError, match="3 x 3 does not fit in an image of 4 x 2"):
-            conv2d(x, kernel, implementation=name)
+        for conv in (conv2d, conv2d_max_pool):
+            with pytest.raises(UserError, match="3 x 3 does not fit in an image of 4 x 2"):
+                conv(x, kernel, implementation=name)
     with pytest.raises(UserError, match="'full'"):
         max_pool_general(x, padding="full")
     with pytest.raises(UserError, match="3 x 3 does not fit"):
@@ -210,6 +227,49 @@ def test_pooling_agrees_with_reduce_window(window, strides, padding, ties):
     expected = _value_and_gradients(lambda x: _reduce_window(x, window, strides, padding), x)
     np.testing.assert_array_equal(actual[0], expected[0])
     np.testing.assert_allclose(actual[1], expected[1], atol=1e-6)
+
+
+@functools.partial(jax.jit, static_argnames=("window", "padding", "implementation"))
+def _pooled_and_gradients(x, kernel, window, padding, implementation):
+    conv = functools.partial(
+        conv2d_max_pool, window=window, padding=padding, implementation=implementation
+    )
+    return _value_and_gradients(conv, x, kernel)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    implementation=st.sampled_from(["patches", "winograd", "winograd", "winograd"]),
+    size=st.tuples(st.integers(5, 12), st.integers(5, 12)),
+    kernel_size=st.sampled_from([3, 3, 3, 2]),
+    channels=st.sampled_from([(1, 6), (5, 5), (8, 7)]),
+    window=st.sampled_from([2, 2, 2, 3]),
+    padding=st.sampled_from(["SAME", "VALID"]),
+    ties=st.booleans(),
+)
+def test_convolution_with_pooling_agrees_with_both_in_turn(
+    implementation, size, kernel_size, channels, window, padding, ties
+):
+    # Of an empty image all outputs are exactly 0: the first of a square has the gradient.
+    x = jnp.zeros((2, *size, channels[0])) if ties else _normal((2, *size, channels[0]))
+    kernel = _normal((kernel_size, kernel_size, *channels), seed=1)
+    actual = _pooled_and_gradients(x, kernel, window, padding, implementation)
+
+    def in_turn(x, kernel):
+        return max_pool(conv2d(x, kernel, padding=padding, implementation="xla"), window)
+
+    _assert_close(actual, _value_and_gradients(in_turn, x, kernel))
+
+
+def test_a_layer_that_pools_is_the_layer_and_pooling():
+    x = _normal((2, 9, 8, 5))
+    pooled, plain = layers.Conv(6, (3, 3), pool=2), layers.Conv(6, (3, 3))
+    params = plain.init(jax.random.key(0), x)
+    params["params"]["bias"] = _normal((6,), seed=2)
+    expected = max_pool(plain.apply(params, x))
+    np.testing.assert_allclose(pooled.apply(params, x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="strides of 1"):
+        layers.Conv(6, (3, 3), strides=(2, 2), pool=2).apply(params, x)
 
 
 def test_pooling_before_bias_and_relu_is_the_same_function():

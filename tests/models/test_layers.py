@@ -44,17 +44,19 @@ def test_group_norm_has_fixed_channels_per_group():
     np.testing.assert_allclose(narrow, y[..., kept], atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.25, 0.5])
 def test_dropout_keeps_the_mean_and_drops_its_share(rate):
-    x = np.full((101, 99), 3.0, np.float32)  # an odd size, so that the last half word is cut
+    x = np.full((101, 99), 3.0, np.float32)  # an odd size, so that the last word is cut
     dropout = layers.Dropout(rate)
     rngs = {"dropout": jax.random.key(0)}
     y = np.asarray(dropout.apply({}, x, train=True, rngs=rngs))
     np.testing.assert_allclose(np.unique(y), [0, 3 / (1 - rate)] if rate else [3], rtol=1e-6)
     assert abs((y == 0).mean() - rate) < 0.015  # three standard deviations at rate 0.5
-    # Entries half the array apart share a random word and must still be independent.
+    # Entries a half or a quarter of the array apart share a random word, of 16 or of 8 bits for
+    # each, and must still be independent.
     dropped = (y == 0).ravel()
-    assert abs((dropped[:4999] & dropped[5000:]).mean() - rate**2) < 0.02
+    for apart in (5000, 2500):
+        assert abs((dropped[:-apart] & dropped[apart:]).mean() - rate**2) < 0.02
     np.testing.assert_array_equal(dropout.apply({}, x, train=False), x)
 
 
