@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict, Scope
 
 from fedlite.errors import UserError
-from fedlite.models import layers
+from fedlite.models import convolution, layers
 
 KINDS = ("none", "parallel", "series", "lora")
 INITS = ("zero", "normal")
@@ -188,14 +188,16 @@ class _Branches:
                 else:
                     branch = x, rank, path
                 break
-        y = call(*args, **kwargs)
+        # A branch is added to a convolution, not to the maximum over it.
+        pool = getattr(context.module, "pool", 1) if branch or path in self._open else 1
+        y = call(*args, **kwargs) if pool == 1 else call(*args, **kwargs, pooled=False)
         if branch:
             source, rank, name = branch
             y = y + self._branch(name, context.module, source, y, rank)
         if path in self._open:
             source, rank, name = self._open.pop(path)
             y = y + self._branch(name, None, source, y, rank)
-        return y
+        return y if pool == 1 else convolution.max_pool(y, pool)
 
     def check(self):
         """Refuses patterns that matched nothing, and spans that did not end."""

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from fedlite.errors import UserError
 from fedlite.models import layers
-from fedlite.models.convolution import conv2d
+from fedlite.models.convolution import conv2d, max_pool
 
 
 class Form(NamedTuple):
@@ -201,6 +201,8 @@ def _call(module: nn.Module, path: str, pattern: str, kept: Sequence[Any], x) ->
     y = sum(pieces[1:], pieces[0]) if axis == 2 else jnp.concatenate(pieces, axis=-1)
     if bias is not None and pattern != "column":
         y = y + bias
+    if getattr(module, "pool", 1) > 1:
+        y = max_pool(y, module.pool)
     return y.reshape(*y.shape[:-1], *features)
 
 

@@ -124,12 +124,16 @@ class Conv(nn.Module):
     pool: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [batch, h, w, in] to [batch, oh // pool, ow // pool, features]."""
+    def __call__(self, x: jax.Array, *, pooled: bool = True) -> jax.Array:
+        """Maps [batch, h, w, in] to [batch, oh // pool, ow // pool, features].
+
+        Without `pooled` to [batch, oh, ow, features]: for who adds to the convolution and applies
+        `convolution.max_pool` afterwards.
+        """
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         options = {"padding": self.padding, "implementation": self.implementation}
-        if self.pool == 1:
+        if self.pool == 1 or not pooled:
             y = convolution.conv2d(x.astype(self.dtype), kernel, strides=self.strides, **options)
         elif tuple(self.strides) == (1, 1):
             y = convolution.conv2d_max_pool(

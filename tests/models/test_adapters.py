@@ -146,6 +146,7 @@ class Net(nn.Module):
     size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
     padding: str = "SAME"
+    pool: int = 1
     widths: FrozenDict = FrozenDict()
     convolution: str = "xla"
 
@@ -156,19 +157,26 @@ class Net(nn.Module):
             self.size,
             self.strides,
             self.padding,
+            pool=self.pool,
             implementation=self.convolution,
             name="conv",
         )(x)
 
 
 @pytest.mark.parametrize(
-    ("size", "strides", "padding"),
-    [((3, 3), (1, 1), "SAME"), ((5, 3), (1, 1), "VALID"), ((3, 3), (2, 2), "VALID")],
+    ("size", "strides", "padding", "pool"),
+    [
+        ((3, 3), (1, 1), "SAME", 1),
+        ((5, 3), (1, 1), "VALID", 1),
+        ((3, 3), (2, 2), "VALID", 1),
+        ((3, 3), (1, 1), "SAME", 2),
+        ((3, 3), (1, 1), "VALID", 2),
+    ],
 )
 def test_a_parallel_1x1_convolution_is_a_change_of_the_middle_tap(
-    size, strides, padding, random_params
+    size, strides, padding, pool, random_params
 ):
-    net = Net(size, strides, padding)
+    net = Net(size, strides, padding, pool)
     adapted = wrap(net, "parallel", (("conv", 0),))
     params = random_params(adapted, IMAGES)
     merged = {"conv/kernel": params["conv/kernel"].copy(), "conv/bias": params["conv/bias"]}
@@ -178,8 +186,9 @@ def test_a_parallel_1x1_convolution_is_a_change_of_the_middle_tap(
     )
 
 
-def test_lora_is_a_change_of_the_kernel_of_low_rank(random_params):
-    net = Net(strides=(2, 2))
+@pytest.mark.parametrize(("strides", "pool"), [((2, 2), 1), ((1, 1), 2)])
+def test_lora_is_a_change_of_the_kernel_of_low_rank(strides, pool, random_params):
+    net = Net(strides=strides, pool=pool)
     adapted = wrap(net, "lora", (("conv", 2),))
     params = random_params(adapted, IMAGES)
     down, up = (params[f"adapters/conv/{name}/kernel"] for name in ("down", "up"))
