@@ -181,8 +181,7 @@ def _columns_times_kernel(patches: jax.Array, kernel: jax.Array, sums: bool) -> 
 def _columns_backward(sums, residuals, dy):
     # Automatic differentiation has dy^T first, which costs transposes of dy and of patches.
     patches, kernel = residuals
-    dkernel = lax.dot_general(dy, patches, (((0,), (1,)), ((), ()))).T
-    return lax.dot_general(kernel, dy, (((1,), (1,)), ((), ()))), dkernel
+    return lax.dot_general(kernel, dy, (((1,), (1,)), ((), ()))), patches @ dy
 
 
 _columns_times_kernel.defvjp(
