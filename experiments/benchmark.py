@@ -9,6 +9,7 @@ a machine whose speed drifts distorts the ratios least. Reported are medians. FL
 the compiled training step with XLA's convolution, whatever the implementation spends.
 """
 
+import os
 import pathlib
 import statistics
 import time
@@ -304,9 +305,12 @@ def main(_):
         for dtype in _DTYPES.value
         for chunk in (chunks if mapping == "vmap" else chunks[:1])
     ]
+    # The one setting beside the flags that changes what is measured.
+    count = os.environ.get("JAX_NUM_CPU_DEVICES")
+    devices = f"JAX_NUM_CPU_DEVICES={count} " if count else ""
     *rows, ceiling = measure(cases, _EXAMPLES.value, _SECONDS.value, _REPEATS.value)
     report = {
-        "command": f"python -m experiments.benchmark --out={out.name} "
+        "command": f"{devices}python -m experiments.benchmark --out={out.name} "
         f"--clients={','.join(_CLIENTS.value)} --methods={','.join(_METHODS.value)} "
         f"--cases={','.join(_CASES.value)} --convolutions={','.join(_CONVOLUTIONS.value)} "
         f"--dtypes={','.join(_DTYPES.value)} --chunks={','.join(_CHUNKS.value)} "

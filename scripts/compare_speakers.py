@@ -40,7 +40,8 @@ def main(_):
         whole[name] = wer.pooled([wer.read_counts(run / "clients_test.json") for run in runs])
         if kind:
             cut[name] = [read_cut(run / f"{_SCORES.value}.json", kind, rate) for run in runs]
-        show(f"{path.name} ({len(runs)} seeds)", wer.contrast([(1, whole[name])]))
+        seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+        show(f"{path.name} ({seeds})", wer.contrast([(1, whole[name])]))
     run, against = (whole[name] for name in (_RUN.value, _AGAINST.value))
     show("difference", wer.paired_bootstrap(run, against))
     if kind:

@@ -67,15 +67,7 @@ class DpFedAvg(Method):
     bounds_updates = True
 
     def __post_init__(self):
-        options.check(
-            "dp_fedavg",
-            population=self.population,
-            weighting=self.weighting,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-            delta=self.delta,
-            epsilon=self.epsilon,
-        )
+        options.check("dp_fedavg", self)
         if self.participation not in accounting.SAMPLED:
             raise UserError(
                 f"dp_fedavg counts on cohorts that are drawn at random, and participation is "

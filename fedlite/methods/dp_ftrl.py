@@ -88,15 +88,7 @@ class DpFtrl(Method):
     bounds_updates = True
 
     def __post_init__(self):
-        options.check(
-            "dp_ftrl",
-            population=self.population,
-            weighting=self.weighting,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-            delta=self.delta,
-            epsilon=self.epsilon,
-        )
+        options.check("dp_ftrl", self)
         if self.participation != "cyclic":
             raise UserError(
                 f"dp_ftrl needs clients to take turns, and with participation = "
@@ -109,7 +101,7 @@ class DpFtrl(Method):
             )
         if self.restart_every < 0:
             raise UserError(
-                f"dp_ftrl.restart_every must be at least 0 (never), not {self.restart_every}"
+                f"dp_ftrl.restart_every must be 0 (never) or more, not {self.restart_every}"
             )
         if self.bands and (self.mechanism != "matrix" or self.bands < 2):
             raise UserError(
@@ -183,8 +175,7 @@ class DpFtrl(Method):
         if self.mechanism == "matrix":
             increment, memory = matrix.advance(own, memory, self._coefs())
         else:
-            efficient = self.mechanism == "tree_efficient"
-            increment, memory = tree.advance(own, local, memory, efficient)
+            increment, memory = tree.advance(own, local, memory, self.mechanism == "tree_efficient")
         return Noise(key, step + 1, memory, increment)
 
     def _coefs(self) -> tuple[float, ...]:

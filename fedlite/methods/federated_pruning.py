@@ -91,8 +91,7 @@ class FederatedPruning(Method):
     def __post_init__(self):
         choices = {"score": pruning_scores.SCORES, "allocation": ALLOCATIONS, "schedule": SCHEDULES}
         for option, known in {**choices, "pruned": PRUNED, "pattern": PATTERNS}.items():
-            value = getattr(self, option)
-            if value not in known:
+            if (value := getattr(self, option)) not in known:
                 raise UserError(
                     f"federated_pruning.{option} must be one of {', '.join(known)}, not {value!r}"
                 )
@@ -129,8 +128,7 @@ class FederatedPruning(Method):
     @property
     def turns(self) -> tuple[Turn, ...]:
         """All masks of the run, in order."""
-        turns = self._masks() if self.sparsity else []
-        return tuple(turn for turn in turns if turn.round < self.rounds)
+        return tuple(turn for turn in self._masks() if turn.round < self.rounds and self.sparsity)
 
     def _masks(self) -> list[Turn]:
         phases = (self.prune_from, self.steps, self.every, self.refine_every, self.refine_until)
@@ -141,11 +139,7 @@ class FederatedPruning(Method):
         return kept_counts(self.groups, sparsity, self.allocation, self.least_share, scores)
 
     def init(self, key, view):
-        """The number of the round, the scores behind the mask, and the average aggregate.
-
-        Raises:
-          UserError: a method further out has cut the arrays of `view`.
-        """
+        """Number of the round, scores, average aggregate; UserError if `view` was cut before."""
         if not self.sparsity:
             return ()
         parts = {**view.read, **view.trained}

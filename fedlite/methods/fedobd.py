@@ -9,8 +9,7 @@ client ranks them by their mean block difference
 and uploads them from the largest on, a block that exceeds what is left of the budget of
 (1 - lambda) |w| values being skipped for smaller ones. A block that is not sent counts as one that
 did not move (papers.md 1.4 rule A). After stage 1 every client takes part in every round of one
-epoch, without dropout. The quantiser is a method of its own: "quantize+fedobd" with the codec
-nnadq, which encodes the chosen blocks.
+epoch, without dropout. The quantiser is a method of its own: "quantize+fedobd" with codec nnadq.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from fedlite.errors import UserError
-from fedlite.methods.algebra import Method, Update
+from fedlite.methods.algebra import FOREVER, Method, Update
 from fedlite.methods.fedavg import FedAvg
 from fedlite.methods.patterns import check_rules
 from fedlite.methods.registry import register
@@ -32,7 +31,6 @@ from fedlite.models.normalization import is_statistic
 from fedlite.wire.message import first_on_wire
 
 CHOICES = ("mbd", "norm", "random_blocks", "random_tensors")
-_NOT_YET = 2**31 - 1
 
 
 @register("fedobd")
@@ -48,8 +46,7 @@ class FedOBD(Method):
       population: number of clients; all take part in stage 2.
       dropout_rate: lambda; at most 1 - lambda of the values in an update are sent.
       blocks: pairs (pattern, name) that override the rules of `fedlite.models.blocks`: the first
-        pattern that matches a path as a whole gives its block, and the name may refer to the
-        pattern's groups, as in (r"(layer\\d+)/.*", r"\\1").
+        pattern that matches a whole path names its block: (r"(layer\\d+)/.*", r"\\1").
       choice: "mbd"; "norm", the norm not divided by the block's size; "random_blocks" or
         "random_tensors", drawn anew by each client and round.
       stage1_rounds: after so many rounds stage 2 begins; 0: there is no stage 2.
@@ -91,8 +88,8 @@ class FedOBD(Method):
         """With `patience`: the least loss, the rounds since, all rounds, and stage 2's first."""
         if not self.patience:
             return ()
-        counts = {"since": jnp.int32(0), "rounds": jnp.int32(0), "stage2": jnp.int32(_NOT_YET)}
-        return {"best": jnp.float32(jnp.inf), **counts}
+        none, never = jnp.int32(0), jnp.int32(FOREVER)
+        return {"best": jnp.float32(jnp.inf), "since": none, "rounds": none, "stage2": never}
 
     def select(self, state, mine, keys, view):
         """Everything, to train everything; the key is for random choices."""
@@ -104,34 +101,31 @@ class FedOBD(Method):
         # No dropout is no choice at all, so that it is bit-equal to FedAvg.
         if not self.dropout_rate:
             return update, mine
-        if self.choice == "random_tensors":
-            members = [(path,) for path in sorted(update.parts)]
-        else:
-            members = self._blocks(update.parts)
+        members = self._members(update.parts)
         sizes = [sum(update.parts[path].value.size for path in block) for block in members]
         # Exact in decimals: 1 - 0.9 of 10 values is one value.
         budget = math.floor((1 - fractions.Fraction(str(self.dropout_rate))) * sum(sizes))
         if min(sizes) > budget:
             raise UserError(
-                f"fedobd: no block fits into the budget of {budget} of {sum(sizes)} values (the "
-                f"smallest has {min(sizes)}): lower fedobd.dropout_rate or cut smaller "
-                "fedobd.blocks"
+                f"fedobd: no block fits into the budget of {budget} of {sum(sizes)} values, the "
+                f"smallest has {min(sizes)}: lower fedobd.dropout_rate or cut smaller fedobd.blocks"
             )
         chosen = choose(self._scores(members, update, key), sizes, budget)
         parts = {}
         for block, on in zip(members, chosen):
             for path in block:
                 part = update.parts[path]
-                parts[path] = part._replace(
-                    value=jnp.where(on, part.value, 0), sent=part.sent * on.astype(jnp.int32)
-                )
+                value, sent = jnp.where(on, part.value, 0), part.sent * on.astype(jnp.int32)
+                parts[path] = part._replace(value=value, sent=sent)
         if not self.choice.startswith("random"):
             first = first_on_wire(parts)
             parts[first] = parts[first].with_flags(chosen)
         return Update(parts, update.weight), mine
 
-    def _blocks(self, paths: Iterable[str]) -> list[tuple[str, ...]]:
+    def _members(self, paths: Iterable[str]) -> list[tuple[str, ...]]:
         """The paths (or "tag:path"s, which belong where their path does) of each block."""
+        if self.choice == "random_tensors":
+            return [(path,) for path in sorted(paths)]
         names = semantic_blocks(self.shapes, self.blocks)
         found: dict[str, list[str]] = {}
         for path in sorted(paths):
@@ -142,15 +136,13 @@ class FedOBD(Method):
         if self.choice.startswith("random"):
             return jax.random.uniform(key, (len(members),))
         # Running statistics come along with their block: how far they moved is no significance.
-        counted = [[p for p in block if not is_statistic(p)] for block in members]
-        squares = [
-            sum((jnp.sum(jnp.square(update.parts[p].value)) for p in block), jnp.float32(0))
-            for block in counted
-        ]
+        counted = [[update.parts[p].value for p in b if not is_statistic(p)] for b in members]
+        zero = jnp.float32(0)
+        squares = [sum((jnp.sum(jnp.square(v)) for v in block), zero) for block in counted]
         norms = jnp.sqrt(jnp.stack(squares))
         if self.choice != "mbd":
             return norms
-        sizes = [max(sum(update.parts[p].value.size for p in block), 1) for block in counted]
+        sizes = [max(sum(v.size for v in block), 1) for block in counted]
         return norms / jnp.array(sizes, jnp.float32)
 
     def revise(self, state, key, params, aggregate, report):
@@ -159,8 +151,7 @@ class FedOBD(Method):
             return state
         better = (report.loss < state["best"] - self.min_delta) & (report.examples > 0)
         best = jnp.where(better, report.loss, state["best"])
-        since = jnp.where(better, 0, state["since"] + 1)
-        rounds = state["rounds"] + 1
+        since, rounds = jnp.where(better, 0, state["since"] + 1), state["rounds"] + 1
         stage2 = jnp.where(since >= self.patience, rounds, state["stage2"])
         return {"best": best, "since": since, "rounds": rounds, "stage2": stage2}
 
@@ -178,12 +169,11 @@ class FedOBD(Method):
                 since = int(state["since"]) if round_number else 0
                 begin = min(begin, round_number + self.patience - since)
             return self, dataclasses.replace(recipe, until=min(recipe.until, begin))
-        position = round_number - begin
-        if position >= self.stage2_rounds:
+        if (position := round_number - begin) >= self.stage2_rounds:
             return FedAvg(), dataclasses.replace(recipe, ended=True)
         lr = recipe.lr * (1 + math.cos(math.pi * position / self.stage2_rounds)) / 2
-        changes = {"lr": lr, "until": min(recipe.until, round_number + 1)}
-        return FedAvg(), dataclasses.replace(recipe, clients=self.population, epochs=1, **changes)
+        recipe = dataclasses.replace(recipe, until=min(recipe.until, round_number + 1))
+        return FedAvg(), dataclasses.replace(recipe, clients=self.population, epochs=1, lr=lr)
 
 
 def choose(scores: Any, sizes: Sequence[int], budget: int):

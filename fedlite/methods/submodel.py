@@ -33,6 +33,8 @@ def take(axes, value, kept: dict[str, Kept]):
     if not cut:
         return value
     count = max(cut) + 1
+    if count > value.ndim:
+        raise ValueError(f"an array of {value.ndim} axes has no units along axis {count - 1}")
     shape, flat = [], jnp.int32(0)
     for dimension, size in enumerate(value.shape[:count]):
         entries = jnp.arange(size)
@@ -70,7 +72,7 @@ def put(axes, value, kept: dict[str, Kept]):
         indices, total = kept[axis.width]
         entries = _entries(indices, axis.size)
         inverse = jnp.full(total * axis.size, len(entries), jnp.int32)
-        inverse = inverse.at[entries].set(jnp.arange(len(entries)))
+        inverse = inverse.at[entries].set(jnp.arange(len(entries), dtype=jnp.int32))
         value = jnp.take(value, inverse, axis=dimension, mode="clip")
     return value
 

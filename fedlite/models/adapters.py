@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict, Scope
 
 from fedlite.errors import UserError
-from fedlite.models import convolution, layers
+from fedlite.models import compact, convolution, layers
 
 KINDS = ("none", "parallel", "series", "lora")
 INITS = ("zero", "normal")
@@ -154,7 +154,7 @@ class Adapted(nn.Module):
         # In this module's own scope the backbone's parameters keep their paths.
         backbone = self.backbone.clone(widths=self.widths, parent=self.scope, **changes)
         branches = _Branches(self.adapters, self.scope)
-        with nn.intercept_methods(branches.intercept):
+        with nn.intercept_methods(branches.intercept), compact.within_interceptors():
             y = backbone(x, train=train, **options)
         branches.check()
         return y
@@ -189,7 +189,8 @@ class _Branches:
                     branch = x, rank, path
                 break
         # A branch is added to a convolution, not to the maximum over it.
-        pool = getattr(context.module, "pool", 1) if branch or path in self._open else 1
+        adds = bool(branch) or path in self._open
+        pool = context.module.pool if adds and isinstance(context.module, layers.Conv) else 1
         y = call(*args, **kwargs) if pool == 1 else call(*args, **kwargs, pooled=False)
         if branch:
             source, rank, name = branch

@@ -18,6 +18,7 @@ A model's own code does not know about it.
 """
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import math
@@ -128,32 +129,81 @@ def compact_layers(indices: Mapping[str, Any]):
     if not indices:
         yield
         return
-    found: dict[str, tuple[str, list]] = {}
-    for name, value in sorted(indices.items()):
-        tag, _, path = name.rpartition(":")
-        found.setdefault(path, (tag.partition(".")[0], []))[1].append(value)
-    seen = set()
+    compact = _CompactLayers(indices)
+    token = _ACTIVE.set(compact)
+    try:
+        with nn.intercept_methods(compact.outside):
+            yield
+    finally:
+        _ACTIVE.reset(token)
+    compact.check()
 
-    def intercept(call, args, kwargs, context):
-        path = "/".join((*context.module.path, "kernel"))
-        if context.method_name != "__call__" or path not in found:
+
+@contextlib.contextmanager
+def within_interceptors():
+    """Within, compact kernels are computed inside of what intercepts a layer's call by now.
+
+    The interceptor that flax was given last stands next to the layer, so one that came after
+    `compact_layers` would not see the layers that are replaced.
+    """
+    if (compact := _ACTIVE.get()) is None or compact.moved:
+        yield
+        return
+    compact.moved = True
+    try:
+        with nn.intercept_methods(compact.intercept):
+            yield
+    finally:
+        compact.moved = False
+
+
+class _CompactLayers:
+    """Replaces the calls of layers with compact kernels."""
+
+    def __init__(self, indices: Mapping[str, Any]):
+        self._found: dict[str, tuple[str, list]] = {}
+        for name, value in sorted(indices.items()):
+            tag, _, path = name.rpartition(":")
+            self._found.setdefault(path, (tag.partition(".")[0], []))[1].append(value)
+        self._seen: set[str] = set()
+        self.moved = False
+
+    def outside(self, call, args, kwargs, context):
+        """`intercept`, unless it is done further inside."""
+        if self.moved:
             return call(*args, **kwargs)
-        seen.add(path)
+        return self.intercept(call, args, kwargs, context)
+
+    def intercept(self, call, args, kwargs, context):
+        """A submodule's call, or the layer's output from the compact kernel."""
+        path = "/".join((*context.module.path, "kernel"))
+        if context.method_name != "__call__" or path not in self._found:
+            return call(*args, **kwargs)
+        self._seen.add(path)
         if not isinstance(context.module, layers.Conv | nn.Dense | nn.DenseGeneral):
             raise _unfit(path)
-        return _call(context.module, path, *found[path], *args)
+        return _call(context.module, path, *self._found[path], *args, **kwargs)
 
-    with nn.intercept_methods(intercept):
-        yield
-    if missing := sorted(set(found) - seen):
-        raise _unfit(missing[0])
+    def check(self):
+        """Refuses kernels that no layer has called for."""
+        if missing := sorted(set(self._found) - self._seen):
+            raise _unfit(missing[0])
 
 
-def _call(module: nn.Module, path: str, pattern: str, kept: Sequence[Any], x) -> jax.Array:
+_ACTIVE: contextvars.ContextVar[_CompactLayers | None] = contextvars.ContextVar(
+    "compact layers", default=None
+)
+
+
+def _call(
+    module: nn.Module, path: str, pattern: str, kept: Sequence[Any], x, *, pooled: bool = True
+) -> jax.Array:
     """The layer's output from the compact kernel that it has in place of its own."""
     values = module.variables["params"]
     flat, bias = values["kernel"], values.get("bias")
+    pool = 1
     if isinstance(module, layers.Conv):
+        pool = module.pool if pooled else 1
         features = (module.features,)
         shape = (math.prod(module.kernel_size), x.shape[-1], module.features)
 
@@ -201,8 +251,8 @@ def _call(module: nn.Module, path: str, pattern: str, kept: Sequence[Any], x) ->
     y = sum(pieces[1:], pieces[0]) if axis == 2 else jnp.concatenate(pieces, axis=-1)
     if bias is not None and pattern != "column":
         y = y + bias
-    if getattr(module, "pool", 1) > 1:
-        y = max_pool(y, module.pool)
+    if pool > 1:
+        y = max_pool(y, pool)
     return y.reshape(*y.shape[:-1], *features)
 
 

@@ -133,14 +133,13 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         options = {"padding": self.padding, "implementation": self.implementation}
-        if self.pool == 1 or not pooled:
-            y = convolution.conv2d(x.astype(self.dtype), kernel, strides=self.strides, **options)
-        elif tuple(self.strides) == (1, 1):
-            y = convolution.conv2d_max_pool(
-                x.astype(self.dtype), kernel, window=self.pool, **options
-            )
-        else:
+        x = x.astype(self.dtype)
+        if self.pool != 1 and tuple(self.strides) != (1, 1):
             raise ValueError(f"pooling wants strides of 1, not {self.strides}")
+        if self.pool != 1 and pooled:
+            y = convolution.conv2d_max_pool(x, kernel, window=self.pool, **options)
+        else:
+            y = convolution.conv2d(x, kernel, strides=self.strides, **options)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)

@@ -66,7 +66,8 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
       padding: "SAME" or "VALID".
 
     Returns:
-      [n, oh // 2, ow // 2, d]. Of equal values the first, row by row, has the gradient.
+      [n, oh // 2, ow // 2, d]. Of values that are equal as computed, the first, row by row, has
+      the gradient. Reverse mode only.
     """
     x, (h, w) = _whole_tiles(x, padding)
     return _conv_max_pool(x, kernel)[:, : h // 2, : w // 2]
@@ -130,7 +131,7 @@ def _overlap(lines: list[jax.Array], axis: int) -> jax.Array:
 def _interleave(lines: list[jax.Array], axis: int) -> jax.Array:
     """`axis` as many times as long as there are lines, its entries from them by turns."""
     y = jnp.concatenate([jnp.expand_dims(line, axis + 1) for line in lines], axis + 1)
-    return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+    return y.reshape(*y.shape[:axis], y.shape[axis] * len(lines), *y.shape[axis + 2 :])
 
 
 def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
@@ -146,9 +147,9 @@ def _transform(matrix: np.ndarray, x: jax.Array) -> jax.Array:
     With the first axis as the contracted one, XLA's CPU backend computes products of a few rows
     and very many columns several times faster than in the usual order.
     """
-    matrix = jnp.asarray(matrix.T, x.dtype)
-    y = lax.dot_general(matrix, x.reshape(len(x), -1), (((0,), (0,)), ((), ())))
-    return y.reshape(-1, *x.shape[1:])
+    columns = x.reshape(len(x), -1)
+    y = lax.dot_general(jnp.asarray(matrix.T, x.dtype), columns, (((0,), (0,)), ((), ())))
+    return y.reshape(len(matrix), *x.shape[1:])
 
 
 def _products(output: np.ndarray, x: jax.Array, kernel: jax.Array):

@@ -7,22 +7,20 @@ from fedlite.errors import UserError
 from fedlite.privacy import accounting
 
 
-def check(
-    name: str,
-    *,
-    population: int,
-    weighting: str,
-    clip: float,
-    noise_multiplier: float,
-    delta: float,
-    epsilon: float,
-):
+def check(name: str, method: Any):
     """Refuses options under which the accounting would be wrong.
+
+    Args:
+      name: of the method.
+      method: has the fields `population`, `weighting`, `clip`, `noise_multiplier`, `delta` and
+        `epsilon`.
 
     Raises:
       UserError: names the option and the remedy.
     """
-    if weighting != "uniform":
+    clip, noise_multiplier = method.clip, method.noise_multiplier
+    delta, epsilon = method.delta, method.epsilon
+    if method.weighting != "uniform":
         raise UserError(
             f"{name} bounds what a client can change, so clients may not weigh as many examples "
             "as they have: set client_weighting = 'uniform'"
@@ -37,10 +35,10 @@ def check(
         raise UserError(f"{name}.clip is infinite, and noise has to be in proportion: take a bound")
     if not 0 <= delta < 1:
         raise UserError(f"{name}.delta must be above 0 and below 1, or 0 for the default")
-    if not (delta or accounting.default_delta(population)) < 1 / population:
+    if not (delta or accounting.default_delta(method.population)) < 1 / method.population:
         raise UserError(
-            f"{name}.delta = {delta} protects nobody among {population} clients: take less than "
-            "1 / population, of at least 2 clients"
+            f"{name}.delta = {delta} protects nobody among {method.population} clients: take less "
+            "than 1 / population, of at least 2 clients"
         )
 
 

@@ -172,7 +172,7 @@ def test_blocks_are_semantic_unless_a_pattern_says_otherwise(task):
     )
     context = toy.make_context(task)._replace(shapes=FrozenDict(shapes))
     method = methods.build("fedobd", context)
-    assert method._blocks([*shapes, "control:norm/scale"]) == [
+    assert method._members([*shapes, "control:norm/scale"]) == [
         ("control:norm/scale", "conv/kernel", "norm/scale"),
         ("layer1/a/w",),
         ("layer1/b/w",),
@@ -182,7 +182,7 @@ def test_blocks_are_semantic_unless_a_pattern_says_otherwise(task):
     rules = ((r"(layer\d+)/.*", r"\1"), (r"scale|conv/.*", "rest"))
     named = methods.build("fedobd", context, blocks=rules)
     # Of the parameters that travel; the names are those of the whole model.
-    assert named._blocks(["layer1/a/w", "layer1/b/w", "scale", "conv/kernel"]) == [
+    assert named._members(["layer1/a/w", "layer1/b/w", "scale", "conv/kernel"]) == [
         ("layer1/a/w", "layer1/b/w"),
         ("conv/kernel", "scale"),
     ]

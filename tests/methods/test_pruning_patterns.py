@@ -15,7 +15,7 @@ from fedlite.federated.server_optimizer import server_optimizer
 from fedlite.methods import Keys, Recipe, Report, Update, server_view
 from fedlite.methods.federated_pruning import FederatedPruning
 from fedlite.methods.pruning_groups import PATTERNS, KernelGroups, make_groups
-from fedlite.models import compact, units
+from fedlite.models import adapters, compact, units
 from fedlite.models.units import UnitAxes
 from fedlite.wire import Part, message_bytes, write
 from tests import toy
@@ -154,13 +154,16 @@ def _language_model():
     return tasks.LanguageModel(model, units.unit_axes(model, example)), example
 
 
-def _network(name):
+def _network(name, adapted=()):
     """A task, parameters and a batch."""
     if name == "char_transformer":
         task, example = _language_model()
     else:
         options = {"mlp": {"hidden": (6, 6, 5)}, "emnist_cnn": {"dropout": 0.0}}[name]
         task, example = toy.make_task(name, **options), toy.EXAMPLE
+    if adapted:
+        model = adapters.wrap(task.model, "parallel", adapted)
+        task = tasks.Classification(model, units.unit_axes(model, example))
     params = units.init_params(task.model, jax.random.key(0), example)
     # Biases that are not zero.
     keys = jax.random.split(jax.random.key(1), len(params))
@@ -187,20 +190,23 @@ def _first_mask(task, params, pattern, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern"),
+    ("name", "pattern", "adapted"),
     [
-        *(("mlp", pattern) for pattern in STRUCTURED),
+        *(("mlp", pattern, ()) for pattern in STRUCTURED),
         # Convolutions, and a dense layer over space.
-        ("emnist_cnn", "half_column"),
-        ("emnist_cnn", "row"),
+        ("emnist_cnn", "half_column", ()),
+        ("emnist_cnn", "row", ()),
+        # Branches, which a convolution that pools adds before it does.
+        ("emnist_cnn", "row", (("conv2", 0), ("dense1", 2))),
+        ("emnist_cnn", "column", (("conv2", 0), ("dense1", 2))),
         # Attention, and a width that a residual sum ties.
-        ("char_transformer", "column"),
-        ("char_transformer", "half_row"),
+        ("char_transformer", "column", ()),
+        ("char_transformer", "half_row", ()),
     ],
 )
-def test_the_compact_model_is_the_masked_full_model(name, pattern):
+def test_the_compact_model_is_the_masked_full_model(name, pattern, adapted):
     """Outputs and gradients."""
-    task, params, batch = _network(name)
+    task, params, batch = _network(name, adapted)
     # A row of a first layer is a channel, of which the images have one.
     prunable = _WITHOUT_FIRST if name == "mlp" else ((".*", True),)
     masked, state = _first_mask(task, params, pattern, prunable=prunable)

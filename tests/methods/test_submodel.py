@@ -66,6 +66,22 @@ def test_put_inverts_take_on_the_kept_units(units, size, seed):
     np.testing.assert_array_equal(take(axes, back, kept), sub)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int32, np.float16])
+def test_take_and_put_keep_the_type(dtype):
+    value = jnp.asarray([[1, 0, 1, 1], [0, 1, 1, 0]], dtype)
+    axes, kept = (None, UnitAxis("h", 1)), {"h": Kept(jnp.array([1, 2]), 4)}
+    sub = take(axes, value, kept)
+    back = put(axes, sub, kept)
+    assert sub.dtype == back.dtype == value.dtype
+    np.testing.assert_array_equal(sub, [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(back, [[0, 0, 1, 0], [0, 1, 1, 0]])
+
+
+def test_units_along_an_axis_that_is_not_there_are_refused():
+    with pytest.raises(ValueError, match="1 axes has no units along axis 1"):
+        take((None, UnitAxis("h", 1)), jnp.ones(4), {"h": Kept(jnp.array([1, 2]), 4)})
+
+
 def test_select_takes_rows_and_columns_of_the_same_units():
     method = FederatedDropout(AXES, FrozenDict(), rates=(("h", 0.5),))
     view, (_, kept) = method.select((), (), _keys(), server_view(PARAMS))

@@ -100,6 +100,20 @@ def test_winograd_is_exact_to_rounding_at_the_size_it_is_for(padding):
         assert np.abs(np.asarray(a) - exact).max() < 1e-4 * exact.std()
 
 
+@pytest.mark.parametrize("channels", [1, 8])
+def test_double_precision_is_kept(channels):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, kernel = rng.normal(size=(2, 9, 8, channels)), rng.normal(size=(3, 3, channels, 8))
+        for conv in (conv2d, conv2d_max_pool):
+            actual, expected = (
+                _value_and_gradients(functools.partial(conv, implementation=name), x, kernel)
+                for name in ("winograd", "xla")
+            )
+            assert all(array.dtype == jnp.float64 for array in actual)
+            _assert_close(actual, expected, tolerance=1e-13)
+
+
 def test_winograd_runs_where_it_applies_and_only_there(monkeypatch):
     calls = []
     for name in ("conv", "conv_max_pool"):
@@ -136,16 +150,17 @@ def test_auto_resolves_by_backend(monkeypatch, backend, name):
     assert program("auto") == expected
 
 
+@pytest.mark.parametrize("conv", [conv2d, conv2d_max_pool])
 @pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("implementation", OTHERS)
-def test_per_client_kernels_under_vmap_inside_scan(implementation, channels):
+def test_per_client_kernels_under_vmap_inside_scan(implementation, channels, conv):
     clients = 3
     x = _normal((clients, 2, 7, 6, channels))
     kernels = 0.2 * _normal((clients, 3, 3, channels, 5), seed=1)
 
     def train(x, kernel, name):
         def loss(kernel):
-            return jnp.mean(jnp.tanh(conv2d(x, kernel, implementation=name)) ** 2)
+            return jnp.mean(jnp.tanh(conv(x, kernel, implementation=name)) ** 2)
 
         def step(kernel, _):
             value, gradient = jax.value_and_grad(loss)(kernel)
@@ -158,6 +173,18 @@ def test_per_client_kernels_under_vmap_inside_scan(implementation, channels):
         expected = train(x[i], kernels[i], "xla")
         _assert_close(jax.tree.map(lambda a, i=i: a[i], actual), expected)
     assert not np.allclose(actual[0], kernels, atol=1e-3)
+
+
+@pytest.mark.parametrize("conv", [conv2d, conv2d_max_pool])
+@pytest.mark.parametrize("channels", [1, 8])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_batch_of_nothing_is_no_error(implementation, channels, conv):
+    x, kernel = jnp.zeros((0, 8, 8, channels)), jnp.ones((3, 3, channels, 8))
+    value, dx, dkernel = _value_and_gradients(
+        functools.partial(conv, implementation=implementation), x, kernel
+    )
+    assert value.shape[0] == 0 and dx.shape == x.shape
+    np.testing.assert_array_equal(dkernel, jnp.zeros(kernel.shape))
 
 
 @pytest.mark.parametrize("size", [4, 6])
@@ -178,11 +205,13 @@ def test_bfloat16_stays_bfloat16(name):
 
 def test_bad_input_is_named():
     x, kernel = jnp.zeros((1, 4, 2, 1)), jnp.zeros((3, 3, 1, 1))
-    with pytest.raises(UserError, match=r"'fft'.*winograd"):
-        conv2d(x, kernel, implementation="fft")
+    large, kernels = jnp.zeros((1, 8, 8, 8)), jnp.zeros((3, 3, 8, 8))
     for conv in (conv2d, conv2d_max_pool):
-        with pytest.raises(UserError, match=r"'same'.*'SAME'"):
-            conv(x, kernel, padding="same")
+        for arrays in ((x, kernel), (large, kernels)):
+            with pytest.raises(UserError, match=r"'same'.*'SAME'"):
+                conv(*arrays, padding="same", implementation="winograd")
+            with pytest.raises(UserError, match=r"'fft'.*winograd"):
+                conv(*arrays, implementation="fft")
     for name in IMPLEMENTATIONS:
         for conv in (conv2d, conv2d_max_pool):
             with pytest.raises(UserError, match="3 x 3 does not fit in an image of 4 x 2"):
@@ -269,7 +298,7 @@ def test_a_layer_that_pools_is_the_layer_and_pooling():
     expected = max_pool(plain.apply(params, x))
     np.testing.assert_allclose(pooled.apply(params, x), expected, atol=1e-5)
     with pytest.raises(ValueError, match="strides of 1"):
-        layers.Conv(6, (3, 3), strides=(2, 2), pool=2).apply(params, x)
+        layers.Conv(6, (3, 3), strides=(2, 2), pool=2).apply(params, x, pooled=False)
 
 
 def test_pooling_before_bias_and_relu_is_the_same_function():
