@@ -1,9 +1,9 @@
 """FedDropoutAvg: a random part of each client's parameters enters the average.
 
-Gunesli et al. (FedDropoutAvg; papers.md 6.7). Every element is kept with probability 1 - rate,
-drawn anew for each client and round, and averaged over the clients for which it was kept (rule B
-of papers.md 1.4). Clients start from the same broadcast, so averaging parameters and averaging
-updates are the same.
+Gunesli et al. 2021 (arXiv 2111.13230; papers.md 6.7). Every element is kept with probability
+1 - rate, drawn anew for each client and round, and averaged over the clients for which it was kept
+(rule B of papers.md 1.4). Clients start from the same broadcast, so averaging parameters and
+averaging updates are the same.
 
 The original drops on the server, after full uploads. FedOBD's comparison drops on the client, so
 that the upload shrinks; the mask is drawn from a seed that the server knows, so that no index is
