@@ -35,6 +35,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 gc.set_threshold(50_000)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes are no names: gzip's hold the time, and the workers of pytest-xdist must agree."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def optimized():
     """Compiles as users do: for tests that read a cost or a speed."""

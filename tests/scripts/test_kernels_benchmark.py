@@ -62,8 +62,6 @@ def test_a_trace_in_a_file(tmp_path, capsys):
         (gzip.compress(b"{}"), "is no trace of a run"),
         (gzip.compress(json.dumps(trace()).encode()), "has no kernels"),
     ],
-    # A compressed file holds the time it was made at: no name for a test.
-    ids=["no archive", "no trace", "no kernels"],
 )
 def test_what_is_no_trace_is_refused(content, message, tmp_path, capsys):
     file = tmp_path / "host.trace.json.gz"
