@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/heterofl/mnist5k_cnn.py --workdir=DIR
 
-A third of the clients has all units of each hidden width, a third half of them, a third a quarter,
-for life.
+A client has all units of each hidden width, half of them or a quarter, with equal chances and for
+life.
 """
 
 from configs.fedavg import mnist5k_cnn

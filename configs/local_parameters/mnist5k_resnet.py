@@ -2,9 +2,9 @@
 
     python -m experiments.train --config=configs/local_parameters/mnist5k_resnet.py --workdir=DIR
 
-Every client keeps its normalisation layers. The server has none of them, so that the result is what
-clients reach with their own, before and after five epochs of their own training, on the quarter of
-their examples that they hold out: `personalization` in summary.json.
+Every client keeps its normalisation layers, and the server's stay as they began, so the result is
+what clients reach with their own: `personalization` in summary.json, on the quarter of their
+examples that they hold out, before and after five epochs of their own training.
 """
 
 from configs.fedavg import mnist5k_resnet

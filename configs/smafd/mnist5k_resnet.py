@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/smafd/mnist5k_resnet.py --workdir=DIR
 
 Clients receive the whole model and upload seven tenths of its values, the tensors that the server
-chose. With `smafd.stale=True` they receive these alone and go on from their own values elsewhere,
-which most runs do not survive: see results/fedobd/main.
+chose. With `smafd.stale=True` they receive these alone and go on from their own values elsewhere:
+38.2 +- 38.9 % over three seeds in results/fedobd/main, where it is tried.
 """
 
 from configs.fedavg import mnist5k_resnet

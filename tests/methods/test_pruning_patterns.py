@@ -196,7 +196,7 @@ def _first_mask(task, params, pattern, **options):
         # Convolutions, and a dense layer over space.
         ("emnist_cnn", "half_column", ()),
         ("emnist_cnn", "row", ()),
-        # Branches, which a convolution that pools adds before it does.
+        # Branches are added to a convolution before it pools.
         ("emnist_cnn", "row", (("conv2", 0), ("dense1", 2))),
         ("emnist_cnn", "column", (("conv2", 0), ("dense1", 2))),
         # Attention, and a width that a residual sum ties.
